@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from translate import config as configs
+from translate.cli import main
+from translate.data.images import read_image, write_image
+from translate.data.spec import ImageSpec
+from translate.inference import translator as module
+from translate.inference.translator import Translator
+from translate.run import Run, build_for_inference, load_weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that a small pix2pix writes, untrained."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run")
+    settings = configs.load("pix2pix", ["method.generator.depth=3", "method.generator.width=4", f"data.root={folder}"])
+    method = settings.method.build(settings.data)
+    return Run(folder).export("last", settings, method.exported(), step=1234, images=1234)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "sub/b.png", "c.png"):
+        write_image(tmp_path / "in" / name, generator.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    return tmp_path / "in"
+
+
+def run(arguments: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["translate", "convert", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_a_run_converts_a_folder(
+    weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run([weights.parent, folder, out, "--report", "--device", "cpu"], monkeypatch) == 0
+    error = capsys.readouterr().err
+    assert "3 images converted" in error and "index.html" in error
+    assert "1,234" in (out / "index.html").read_text()
+
+    network = build_for_inference(load_weights(weights)).translator("AtoB")
+    expected = Translator(network, ImageSpec(), ImageSpec(), device="cpu")
+    loaded = Translator.load(weights, device="cpu")
+    for name in ("a.png", "sub/b.png", "c.png"):
+        pixels = read_image(out / name).pixels
+        np.testing.assert_array_equal(pixels, loaded(folder / name))
+        assert isinstance(loaded, Translator) and pixels.shape == (20, 30, 3)
+        np.testing.assert_array_equal(pixels, expected(read_image(folder / name).pixels))
+
+    assert run([weights, folder, out], monkeypatch) == 0
+    assert "3 were done before" in capsys.readouterr().err
+
+
+def test_json_on_standard_output_and_exit_code_1(
+    weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.jpg").write_bytes(b"")
+    assert run([weights, folder, tmp_path / "out", "--json"], monkeypatch) == 1
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
+    assert summary["written"] == 3 and summary["total"] == 4
+    assert summary["failed"][0]["path"].endswith("bad.jpg") and "empty" in summary["failed"][0]["reason"]
+    assert captured.err.count("\n") == 1 and "1 of 4 images failed" in captured.err
+
+
+def test_a_bad_file_is_one_line_and_exit_code_1(
+    weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.png").write_text("letter")
+    assert run([weights, folder, tmp_path / "out", "--quiet"], monkeypatch) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "bad.png" in lines[0] and lines[1].startswith("error: 1 of 4 images failed; 3 are done")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.safetensors", "IN", "OUT"], "missing.safetensors"),
+        (["pickle.pt", "IN", "OUT"], "pickle"),
+        (["cut.safetensors", "IN", "OUT"], "cut short"),
+        (["WEIGHTS", "IN/none", "OUT"], "no such file or folder"),
+        (["WEIGHTS", "EMPTY", "OUT"], "no images"),
+        (["WEIGHTS", "IN", "IN"], "would replace an input"),
+        (["WEIGHTS", "IN", "OUT", "--direction", "BtoA"], "it offers AtoB"),
+        (["WEIGHTS", "IN", "OUT", "--device", "abacus"], "abacus"),
+        (["WEIGHTS", "IN", "OUT", "--device", "cpu", "--precision", "fp16"], "fp16"),
+        (["WEIGHTS", "IN", "OUT", "--target", "EMPTY"], "no images"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    weights: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    torch.save({"w": torch.zeros(1)}, tmp_path / "pickle.pt")
+    (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:500])
+    monkeypatch.chdir(tmp_path)
+    names = {"WEIGHTS": str(weights), "IN": "in", "IN/none": "in/none", "OUT": "out", "EMPTY": "empty"}
+    assert run([names.get(argument, argument) for argument in arguments], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_is_exit_code_130(
+    weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = module.Translator.run
+    calls = 0
+
+    def run_twice(self: Translator, *arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.Translator, "run", run_twice)
+    assert run([weights, folder, tmp_path / "out"], monkeypatch) == 130
+    assert "stopped: 2 of 3 files are done" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
+    """SIGINT to the program in the middle of many files: whole files, one line, exit code 130, and it goes on."""
+    for number in range(400):
+        write_image(folder / f"x{number:03d}.png", np.zeros((128, 128, 3), np.uint8))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "translate", "convert", str(weights), str(folder), str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("x*.png"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error and "stopped: " in error
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert f"stopped: {len(files)} of 403" in error
+    for path in files:
+        assert read_image(path).pixels.shape[2] == 3
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys; from translate.cli import convert; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'pydantic')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_network_is_not_shared() -> None:
+    network = nn.Conv2d(3, 3, 1)
+    network.multiple = network.smallest = network.scale = 1  # type: ignore[assignment]
+    translator = Translator(network, ImageSpec(), ImageSpec(), device="cpu", precision="bf16")
+    translator.run([np.zeros((2, 2, 3), np.uint8)])
+    assert network.weight.dtype == torch.float32 and network.weight.requires_grad

@@ -1,0 +1,190 @@
+"""Training step of pix2pix, U-Net-256 at 256x256 and batch 1: ours against the plain writing, in one run.
+
+    python tools/bench_train.py [--rounds 3] [--steps 8] [--json]
+
+Baseline "plain": the same networks and losses in eager float32, NCHW, torch.optim.Adam as it comes, one loop, no logging.
+Ours: Trainer.step as `translate train pix2pix` runs it (bf16 where the CPU has it, fused Adam).
+Each measures in a process of its own, in turns, so that neither's allocator state helps the other; the ratio is of the
+medians. `overhead` is the share of our step outside forward, backward and optimiser (data excepted: it is made beforehand).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SIZE = 256
+
+
+def make_batches(count: int, device: str) -> list[dict[str, Any]]:
+    """Batches as a loader gives them: uint8 NHWC."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, SIZE, SIZE, 3)
+    return [
+        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"} | {"name": [str(i)]}
+        for i in range(count)
+    ]
+
+
+def plain(steps: int, device: str) -> dict[str, float]:
+    """The loop that one would write on an afternoon."""
+    import torch
+    from torch.nn import functional as F
+
+    from translate.networks import PatchSettings, UNetSettings
+
+    torch.manual_seed(0)
+    generator, discriminator = UNetSettings().build(3, 3).to(device), PatchSettings().build(6).to(device)
+    adam_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    adam_d = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999))
+
+    def bce(logits: torch.Tensor, real: bool) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+    def step(batch: dict[str, Any]) -> None:
+        x, y = (batch[side].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1 for side in "AB")
+        fake = generator(x)
+        discriminator.requires_grad_(True)
+        adam_d.zero_grad()
+        real_loss = bce(discriminator(torch.cat([x, y], 1)), True)
+        (0.5 * (real_loss + bce(discriminator(torch.cat([x, fake.detach()], 1)), False))).backward()
+        adam_d.step()
+        discriminator.requires_grad_(False)
+        adam_g.zero_grad()
+        (bce(discriminator(torch.cat([x, fake], 1)), True) + 100 * F.l1_loss(fake, y)).backward()
+        adam_g.step()
+
+    return {"seconds": time_steps(step, make_batches(steps, device), device), **memory(device)}
+
+
+def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
+    """Trainer.step on the shipped config, with clocks round what is not overhead."""
+    import numpy as np
+    import torch
+
+    from translate import config
+    from translate.data.images import write_image
+    from translate.run import Run
+    from translate.training.trainer import Trainer
+
+    class Silent:
+        def progress(self, progress: Any) -> None: ...
+        def message(self, text: str) -> None: ...
+
+    with tempfile.TemporaryDirectory() as folder:
+        for side in "AB":
+            path = Path(folder) / "train" / side
+            path.mkdir(parents=True)
+            write_image(path / "0.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+        changes = [f"data.root={folder}", "data.validation=null", f"training.device={device}", *settings]
+        trainer = Trainer(config.load("pix2pix", changes), Run(Path(folder) / "run"), Silent())
+        trainer._enter_stage(0)
+        inside = Clock(trainer, torch)
+
+        def step(batch: dict[str, Any]) -> None:
+            trainer.step([trainer._to_device(batch)])
+
+        batches = make_batches(steps, device)
+        seconds = time_steps(step, batches, device, begin=inside.clear)
+        overhead = 1 - inside.seconds / steps / seconds
+    return {"seconds": seconds, "overhead": overhead, "bf16": float(trainer.dtype == torch.bfloat16), **memory(device)}
+
+
+class Clock:
+    """Adds up the time within forward, backward and optimiser (on a CPU, where calls return when they are done)."""
+
+    def __init__(self, trainer: Any, torch: Any) -> None:
+        self.seconds = 0.0
+        method = trainer.method
+        for owner, name in [(method, "shared"), (method, "losses"), (torch.Tensor, "backward")]:
+            setattr(owner, name, self.timed(getattr(owner, name)))
+        for optimiser in trainer.optimisers.values():
+            optimiser.optimiser.step = self.timed(optimiser.optimiser.step)
+
+    def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - begun
+
+        return call
+
+    def clear(self) -> None:
+        self.seconds = 0.0
+
+
+def time_steps(step: Callable[[Any], None], batches: list[Any], device: str, begin: Callable[[], None] = lambda: None) -> float:
+    """Mean seconds of a step after two for warming up."""
+    import torch
+
+    for batch in batches[:2]:
+        step(batch)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    begin()
+    begun = time.perf_counter()
+    for batch in batches:
+        step(batch)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / len(batches)
+
+
+def memory(device: str) -> dict[str, float]:
+    import torch
+
+    from translate.training.logging import memory_in_use
+
+    return {"peak_gib": memory_in_use(torch.device(device))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--set", action="append", default=[], help="change a key of our config")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--role", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role == "plain":
+        print(json.dumps(plain(options.steps, options.device)))
+        return
+    if options.role == "ours":
+        print(json.dumps(ours(options.steps, options.device, options.set)))
+        return
+
+    rows: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
+    for _ in range(options.rounds):
+        for role, found in rows.items():
+            command = [sys.executable, __file__, "--role", role, "--steps", str(options.steps), "--device", options.device]
+            for change in options.set:
+                command += ["--set", change]
+            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    medians = {
+        role: {key: statistics.median(row[key] for row in found) for key in found[0]} for role, found in rows.items()
+    }
+    ratio = medians["plain"]["seconds"] / medians["ours"]["seconds"]
+    if options.json:
+        print(json.dumps({"ratio": ratio, **medians}))
+        return
+    for role, values in medians.items():
+        print(f"{role:<6} {values['seconds'] * 1e3:8.1f} ms a step, {1 / values['seconds']:5.2f} images/s, {values['peak_gib']:.2f} GiB peak")
+    print(f"ratio  {ratio:8.2f}x   (ours in {'bf16' if medians['ours']['bf16'] else 'another precision'})")
+    print(f"overhead of the trainer {100 * medians['ours']['overhead']:.2f} % of our step")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""`translate convert`"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from translate.cli.console import progress, say
+from translate.errors import PartialFailure
+
+if TYPE_CHECKING:
+    from translate.inference.folder import Summary
+
+
+class Precision(str, Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Protocol(str, Enum):
+    default = "default"
+    paper = "paper"
+
+
+class Format(str, Enum):
+    keep = "keep"
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    tiff = "tiff"
+    bmp = "bmp"
+
+
+def convert(
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")
+    ],
+    inputs: Annotated[
+        str, typer.Argument(metavar="IN", help="A file, a folder (with all below it) or a glob.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder of the results (or a file, if IN is one).")
+    ],
+    direction: Annotated[str | None, typer.Option(help="AtoB or BtoA; the model's own by default.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step.", show_default="by the device")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Number format of the network.")] = Precision.auto,
+    protocol: Annotated[
+        Protocol, typer.Option(help="paper: dropout on, batch statistics (pix2pix's test protocol).")
+    ] = Protocol.default,
+    format: Annotated[Format, typer.Option(help="File format of the results.")] = Format.keep,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Of JPEG and WebP.", show_default="JPEG 95, WebP lossless"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Convert again what is done already.")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Write OUT/index.html with all pictures.")] = False,
+    target: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What the results should be: compared in the report.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse larger images.", show_default="250 million")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Convert just the first so many files.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON summary on standard output.")
+    ] = False,
+) -> None:
+    """Convert images with a trained model: same names, same sizes, same folders.
+
+    Finished files are skipped: the same command continues a stopped run. Bad files are listed
+    at the end while the rest is done, and the exit code is 1.
+    """
+    from translate.data.images import DEFAULT_MAX_PIXELS
+    from translate.inference.folder import ConvertOptions, execute, plan
+    from translate.inference.translator import Translator
+
+    options = ConvertOptions(
+        batch_size=batch_size,
+        format=format.value,
+        quality=quality,
+        overwrite=overwrite,
+        max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+        limit=limit,
+        report=report or target is not None,
+        target=target,
+    )
+    translator = Translator.load(
+        weights, direction=direction, device=device, precision=precision.value, protocol=protocol.value
+    )
+    planned = plan(translator, inputs, output, options)
+    with progress("converting", total=len(planned.items), quiet=quiet or as_json) as advance:
+        summary = execute(translator, planned, options, advance)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+    else:
+        _tell(summary, output, quiet=quiet)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.failed:
+        done = summary.written + summary.skipped
+        raise PartialFailure(
+            f"{len(summary.failed)} of {summary.total} images failed; {done} are done in {output}"
+        )
+
+
+def _tell(summary: Summary, output: Path, *, quiet: bool) -> None:
+    for path, reason in summary.failed:
+        say(f"{path}: {reason}")
+    for note in summary.notes:
+        say(note, quiet=quiet)
+    if summary.interrupted:
+        done = summary.written + summary.skipped
+        say(f"stopped: {done} of {summary.total} files are done and whole; the same command does the rest")
+        return
+    skipped = f", {summary.skipped} were done before (--overwrite does them again)" if summary.skipped else ""
+    rate = f" in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s" if summary.written else ""
+    say(f"{summary.written} images converted into {output}{rate}{skipped}", quiet=quiet)
+    if summary.report:
+        say(f"report: {summary.report}", quiet=quiet)

@@ -1,0 +1,46 @@
+"""`translate info`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def info(
+    weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
+) -> None:
+    """Say what a run or a weights file is: method, directions, channels, sizes, training."""
+    from translate.networks import count_parameters
+    from translate.run import build_for_inference, load_weights
+
+    loaded = load_weights(weights)
+    method = build_for_inference(loaded)
+    specs = loaded.config.data.specs()
+    network = method.translator(method.directions[0])
+    facts: dict[str, object] = {
+        "file": str(loaded.path),
+        "name": loaded.config.name,
+        "method": loaded.config.method.kind,
+        "directions": list(method.directions),
+        "sides": {name: spec.model_dump(mode="json", exclude_none=True, include={"kind", "channels", "classes"})
+                  for name, spec in specs.items()},
+        "parameters": {name: count_parameters(module) for name, module in method.exported().items()},
+        "size multiple": network.multiple,
+        "smallest size": network.smallest,
+        "scale": network.scale,
+        "step": loaded.step,
+        "images seen": loaded.images,
+        "seed": loaded.config.seed,
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) \
+            else ", ".join(map(str, value)) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else str(value)  # fmt: skip
+        print(f"{name:<{width}}  {text}")

@@ -1,0 +1,431 @@
+"""The data sets a config can name: pairs and single folders. Settings, and the map-style data set they
+open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+from torch.utils.data import Dataset
+
+from translate.data.cache import Cache, Progress, disk_cache, memory_cache
+from translate.data.files import find_images, stem_key
+from translate.data.images import read_pixels
+from translate.data.pairing import (
+    Item,
+    Pairing,
+    hold_out,
+    pair_folders,
+    pair_manifest,
+    pair_side_by_side,
+)
+from translate.data.spec import ImageSpec
+from translate.data.transforms import AugmentSettings, Pixels, Transform, resize
+from translate.errors import ImageError, UserError
+from translate.settings import Direction, Settings, Share
+
+Split = Literal["train", "validation", "test"]
+Sample = dict[str, Any]
+"""Side name -> pixels (H, W, C), `name` -> str, and `problem` -> str where another sample had to stand in."""
+
+_ATTEMPTS = (
+    3  # unreadable files in a row before a training run is stopped: one is bad luck, three are a bad folder
+)
+_SHOWN = 3  # problems named in one line; `translate data check` lists the rest
+_SPLIT = "{split}"
+
+
+class ImageDataset(Dataset[Sample]):
+    """Samples of one split, read by index; the same whatever process reads them.
+
+    Args:
+        items: the files.
+        specs: the sides.
+        read: decodes one item: side -> (H, W, C), all of one height and width. Raises ImageError.
+        transform: the split's transform.
+        seed: seed of the augmentation.
+    """
+
+    def __init__(
+        self,
+        items: list[Item],
+        specs: dict[str, ImageSpec],
+        read: Callable[[Item], dict[str, Pixels]],
+        transform: Transform,
+        seed: int,
+    ) -> None:
+        self.items = items
+        self.specs = specs
+        self.transform = transform
+        self.seed = seed
+        self.cache: Cache | None = None
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """One sample: `dataset[index]`, or in training `dataset[index, position]`.
+
+        `position` counts the samples since the run began; it and the seed decide the augmentation. In
+        training an unreadable file is replaced by another one, which position and seed decide as well, and
+        the sample says so under `problem`.
+
+        Raises:
+            ImageError: the file is unreadable (evaluation).
+            UserError: so are its stand-ins (training).
+        """
+        index, position = key if isinstance(key, tuple) else (key, key)
+        if not self.transform.training:
+            return {**self.prepared(index), "name": self.items[index].name}
+        problems: list[str] = []
+        for attempt in range(_ATTEMPTS):
+            try:
+                prepared = self.prepared(index)
+            except ImageError as error:
+                problems.append(str(error))
+                index = int(np.random.default_rng((self.seed, 2, position, attempt)).integers(len(self)))
+                continue
+            sample: Sample = {
+                **self.transform.augment(prepared, np.random.default_rng((self.seed, 1, position)))
+            }
+            sample["name"] = self.items[index].name
+            if problems:
+                sample["problem"] = "; ".join(problems)
+            return sample
+        raise UserError(
+            f"{_ATTEMPTS} unreadable images in a row, the last: {problems[-1]}; "
+            "`translate data check` lists all"
+        )
+
+    def prepared(self, index: int) -> Mapping[str, Pixels]:
+        """The sides of one item after the deterministic part of the transform, from the cache if there is
+        one."""
+        if self.cache is not None:
+            return self.cache[index]
+        return self.transform.prepare(self._read(self.items[index]))
+
+
+class _DatasetSettings(Settings):
+    """What all data sets share."""
+
+    root: Path = Path()
+    """Folder that the other paths start from."""
+    train: str = "train"
+    """Name of the training split: stands for `{split}` in the paths."""
+    validation: str | Share | None = 0.05
+    """Name of the validation split, or the share of the training split that is held out for it (by a hash of
+    the file's name, so it stays when files are added), or null."""
+    test: str | None = "test"
+    """Name of the test split, or null."""
+    cache: Literal["none", "memory", "disk"] = "none"
+    """Keep decoded and resized images: in shared memory, or in a memory-mapped file."""
+    cache_folder: Path | None = None
+    """Folder of the disk cache; null: `translate` in the user's cache folder."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that load data; `auto`: one per core but one, 8 at most. 0 loads in the main process."""
+
+    @model_validator(mode="after")
+    def _cache_folder_is_used(self) -> _DatasetSettings:
+        if self.cache_folder is not None and self.cache != "disk":
+            raise ValueError(f"'cache_folder' needs 'cache: disk', but 'cache' is {self.cache!r}")
+        return self
+
+    def pairing(self, split: Split) -> Pairing:
+        """The samples of a split and what is wrong with the files that make none.
+
+        A validation or test split that is not there is empty. Raises UserError where a folder or list is
+        missing (training), unreadable or empty.
+        """
+        name: str | float | None = {"train": self.train, "validation": self.validation, "test": self.test}[
+            split
+        ]
+        if name is None:
+            return Pairing([], [])
+        if isinstance(self.validation, float) and split != "test":
+            found = self._find(self.train)
+            kept, held_out = hold_out(found.items, self.validation)
+            if split == "validation":
+                return Pairing(held_out, [])  # the folder's problems are told with the training split
+            if found.items and not kept:
+                raise UserError(
+                    f"data.validation: a share of {self.validation} leaves no image to train with; lower it"
+                )
+            return Pairing(kept, found.problems)
+        assert isinstance(name, str)
+        if split != "train" and not self._is_there(name):
+            return Pairing([], [])
+        return self._find(name)
+
+    def _patterns(self) -> list[str]:
+        raise NotImplementedError
+
+    def _find(self, split: str) -> Pairing:
+        raise NotImplementedError
+
+    def _folder(self, pattern: str, split: str) -> Path:
+        return self.root.expanduser() / Path(pattern.replace(_SPLIT, split)).expanduser()
+
+    def _is_there(self, split: str) -> bool:
+        """False where no path of the split exists, or where no path depends on the split (all is training
+        then)."""
+        patterns = [pattern for pattern in self._patterns() if _SPLIT in pattern]
+        return any(self._folder(pattern, split).exists() for pattern in patterns)
+
+    def _with_cache(self, dataset: ImageDataset, key: list[Any], progress: Progress | None) -> ImageDataset:
+        def read(index: int) -> Mapping[str, Pixels]:
+            return dataset.prepared(index)
+
+        if self.cache == "memory":
+            dataset.cache = memory_cache(len(dataset), read, progress=progress)
+        elif self.cache == "disk":
+            files = [[str(path), *_stamp(path)] for item in dataset.items for path in item.paths.values()]
+            specs = {side: spec.model_dump() for side, spec in dataset.specs.items()}
+            dataset.cache = disk_cache(
+                len(dataset),
+                read,
+                folder=self.cache_folder,
+                key=[files, specs, dataset.transform.key, *key],
+                progress=progress,
+            )
+        return dataset
+
+
+class SideSettings(ImageSpec):
+    """One side of a data set: what its images are, and where they lie."""
+
+    path: str | None = None
+    """Folder below the root, or an absolute one; `{split}` stands for the split's name. Default: `{split}/A`
+    and `{split}/B` for pairs, `{split}` for a single folder."""
+
+    def spec(self) -> ImageSpec:
+        """The side without its path."""
+        return ImageSpec(**self.model_dump(exclude={"path"}))
+
+
+class PairedAugmentSettings(AugmentSettings):
+    """Resize, crop and flip, the same for both sides of a pair; colour for one of them."""
+
+    colour_side: Literal["A", "B"] | None = None
+    """The side whose colours change; null: the source."""
+
+    @model_validator(mode="after")
+    def _colour_side_is_used(self) -> PairedAugmentSettings:
+        if self.colour_side is not None and self.colour is None:
+            raise ValueError("'colour_side' needs 'colour'")
+        return self
+
+
+class PairedSettings(_DatasetSettings):
+    """Pairs of images: two folders matched by name, side-by-side pictures, or a CSV list."""
+
+    kind: Literal["paired"] = "paired"
+    layout: Literal["folders", "side-by-side", "manifest"] = "folders"
+    """`folders`: A and B lie in two folders, under the same name (suffixes may differ). `side-by-side`: one
+    picture holds A on the left and B on the right. `manifest`: a CSV file with the columns A and B."""
+    A: SideSettings = SideSettings()
+    B: SideSettings = SideSettings()
+    path: str | None = None
+    """The folder of side-by-side pictures (default `{split}`) or the CSV file (default `{split}.csv`)."""
+    direction: Direction = "AtoB"
+    """Which side is translated into which."""
+    missing: Literal["refuse", "skip"] = "refuse"
+    """What to do about a file without a partner."""
+    match_sizes: bool = False
+    """Resize B to A's size where they differ; otherwise such a pair is an error."""
+    augment: PairedAugmentSettings = PairedAugmentSettings()
+
+    @model_validator(mode="after")
+    def _keys_fit_the_layout(self) -> PairedSettings:
+        if self.layout == "folders":
+            if self.path is not None:
+                raise ValueError("'path' is not used by 'layout: folders'; set A.path and B.path")
+        else:
+            for side in ("A", "B"):
+                if getattr(self, side).path is not None:
+                    raise ValueError(f"'{side}.path' is not used by 'layout: {self.layout}'; set 'path'")
+        if self.layout == "side-by-side" and (self.match_sizes or self.missing == "skip"):
+            key = "match_sizes" if self.match_sizes else "missing"
+            raise ValueError(
+                f"'{key}' has no use with 'layout: side-by-side': its halves are of one size and always two"
+            )
+        _check_splits(self._patterns(), self.validation)
+        _check_colour(self.augment, self._colour_side, getattr(self, self._colour_side))
+        return self
+
+    @property
+    def source(self) -> Literal["A", "B"]:
+        """The side that is translated."""
+        return "A" if self.direction == "AtoB" else "B"
+
+    @property
+    def target(self) -> Literal["A", "B"]:
+        """The side it is translated into."""
+        return "B" if self.direction == "AtoB" else "A"
+
+    def specs(self) -> dict[str, ImageSpec]:
+        """What each side is: `{"A": ..., "B": ...}`."""
+        return {"A": self.A.spec(), "B": self.B.spec()}
+
+    def open(self, split: Split, seed: int, *, progress: Progress | None = None) -> ImageDataset | None:
+        """The data set of a split, its cache built; None if there is no such split (validation and test
+        alone).
+
+        Raises UserError for folders that do not fit: the first few problems in one line.
+        """
+        pairing = self.pairing(split)
+        refused = [p for p in pairing.problems if p.kind != "missing" or self.missing == "refuse"]
+        if refused:
+            shown = "; ".join(f"{problem.path}: {problem.text}" for problem in refused[:_SHOWN])
+            more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+            skip = (
+                " ('missing: skip' leaves files without a partner out)"
+                if refused[0].kind == "missing"
+                else ""
+            )
+            raise UserError(f"data, {split}: {shown}{more}; `translate data check` lists all{skip}")
+        if not pairing.items:
+            if pairing.problems or split == "train":
+                raise UserError(
+                    f"data, {split}: no pair; A and B have no name in common (`translate data check`)"
+                )
+            return None
+        specs = self.specs()
+        transform = Transform(self.augment, specs, training=split == "train", colour_side=self._colour_side)
+        read = _ReadPair(specs, side_by_side=self.layout == "side-by-side", match_sizes=self.match_sizes)
+        dataset = ImageDataset(pairing.items, specs, read, transform, seed)
+        return self._with_cache(dataset, [self.layout, self.match_sizes], progress)
+
+    @property
+    def _colour_side(self) -> str:
+        return self.augment.colour_side or self.source
+
+    def _patterns(self) -> list[str]:
+        if self.layout == "folders":
+            return [self.A.path or f"{_SPLIT}/A", self.B.path or f"{_SPLIT}/B"]
+        return [self.path or (_SPLIT if self.layout == "side-by-side" else f"{_SPLIT}.csv")]
+
+    def _find(self, split: str) -> Pairing:
+        paths = [self._folder(pattern, split) for pattern in self._patterns()]
+        if self.layout == "folders":
+            return pair_folders(dict(zip(("A", "B"), paths, strict=True)))
+        return pair_side_by_side(paths[0]) if self.layout == "side-by-side" else pair_manifest(paths[0])
+
+
+class FolderSettings(_DatasetSettings):
+    """A single folder of images."""
+
+    kind: Literal["folder"] = "folder"
+    image: SideSettings = SideSettings()
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> FolderSettings:
+        _check_splits(self._patterns(), self.validation)
+        _check_colour(self.augment, "image", self.image)
+        return self
+
+    def specs(self) -> dict[str, ImageSpec]:
+        """What the images are: `{"image": ...}`."""
+        return {"image": self.image.spec()}
+
+    def open(self, split: Split, seed: int, *, progress: Progress | None = None) -> ImageDataset | None:
+        """The data set of a split, its cache built; None if there is no such split (validation and test
+        alone)."""
+        items = self.pairing(split).items
+        if not items:
+            return None
+        specs = self.specs()
+        transform = Transform(self.augment, specs, training=split == "train", colour_side="image")
+        return self._with_cache(
+            ImageDataset(items, specs, _ReadImage(specs["image"]), transform, seed), [], progress
+        )
+
+    def _patterns(self) -> list[str]:
+        return [self.image.path or _SPLIT]
+
+    def _find(self, split: str) -> Pairing:
+        folder = self._folder(self._patterns()[0], split)
+        return Pairing([Item(stem_key(path, folder), {"image": path}) for path in find_images(folder)], [])
+
+
+DataSettings = Annotated[PairedSettings | FolderSettings, Field(discriminator="kind")]
+
+
+class _ReadImage:
+    """Reads the item of a single folder. A class, since worker processes may need to pickle it."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, item: Item) -> dict[str, Pixels]:
+        return {"image": read_pixels(item.paths["image"], self.spec)}
+
+
+class _ReadPair:
+    """Reads both sides of a pair and sees to it that they are of one size."""
+
+    def __init__(self, specs: Mapping[str, ImageSpec], *, side_by_side: bool, match_sizes: bool) -> None:
+        self.specs = specs
+        self.side_by_side = side_by_side
+        self.match_sizes = match_sizes
+
+    def __call__(self, item: Item) -> dict[str, Pixels]:
+        if self.side_by_side:
+            return self._halves(item.paths["A"])
+        a, b = (read_pixels(item.paths[side], self.specs[side]) for side in ("A", "B"))
+        if a.shape[:2] != b.shape[:2]:
+            if not self.match_sizes:
+                sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (a, b)]
+                raise ImageError(
+                    item.paths["B"],
+                    f"is {sizes[1]} pixels but its partner {item.paths['A']} is {sizes[0]}; "
+                    "'match_sizes: true' resizes B to A's size",
+                )
+            b = resize(b, (a.shape[0], a.shape[1]), labels=self.specs["B"].kind == "labels")
+        return {"A": a, "B": b}
+
+    def _halves(self, path: Path) -> dict[str, Pixels]:
+        whole = {"A": read_pixels(path, self.specs["A"])}
+        # The same pixels unless the sides differ in kind or channels: then the file is read once for each.
+        same = self.specs["A"] == self.specs["B"]
+        whole["B"] = whole["A"] if same else read_pixels(path, self.specs["B"])
+        width = whole["A"].shape[1]
+        if width % 2:
+            raise ImageError(
+                path, f"is {width} pixels wide; a side-by-side pair has an even width (A left, B right)"
+            )
+        return {"A": whole["A"][:, : width // 2], "B": whole["B"][:, width // 2 :]}
+
+
+def _check_splits(patterns: list[str], validation: str | float | None) -> None:
+    if isinstance(validation, str) and not any(_SPLIT in pattern for pattern in patterns):
+        raise ValueError(
+            f"'validation' names the split {validation!r}, but no path contains '{_SPLIT}'; "
+            "add it to a path, or set 'validation' to a share such as 0.05"
+        )
+
+
+def _check_colour(augment: AugmentSettings, side: str, spec: ImageSpec) -> None:
+    if augment.colour is None:
+        return
+    if spec.kind == "labels":
+        raise ValueError(
+            f"'augment.colour' would change side {side}, which holds labels; set 'augment.colour_side'"
+        )
+    if spec.channels > 4:
+        raise ValueError(
+            f"'augment.colour' needs an image of 1 to 4 channels, but side {side} has {spec.channels}"
+        )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file does: modification time and size."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size

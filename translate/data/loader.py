@@ -1,0 +1,285 @@
+"""Batches from a data set: an endless, exactly resumable stream for training, one pass in order for
+evaluation."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from translate.data.datasets import ImageDataset, Sample
+from translate.data.spec import ImageSpec
+from translate.errors import ImageError, UserError
+
+Batch = dict[str, Any]
+"""Side name -> uint8 or uint16 CPU tensor (N, H, W, C); `name` -> list[str]; `problems` -> list[str], often
+empty."""
+Workers = int | Literal["auto"]
+
+_PREFETCH = 4  # batches that each worker prepares ahead: evens out files that take longer than others
+_Key = tuple[int, int]
+
+
+def worker_count(workers: Workers) -> int:
+    """Number of loading processes; `auto`: this process's share of the cores but one, at least 1, at most
+    8."""
+    if workers != "auto":
+        return workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= int(
+        os.environ.get("LOCAL_WORLD_SIZE", "1")
+    )  # set by torchrun: training processes on this machine
+    return max(1, min(cores - 1, 8))
+
+
+class SampleOrder:
+    """Which sample stands at which position of the endless stream.
+
+    Epoch e is a permutation of all samples, seeded by (seed, e); position p is entry p mod n of epoch p div
+    n.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.zeros(0, dtype=np.int64)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, offset = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng((self.seed, 0, epoch)).permutation(self.count)
+        return int(self._permutation[offset])
+
+
+def training_batches(
+    dataset: ImageDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int,
+    workers: Workers,
+    device: torch.device,
+    rank: int = 0,
+    world: int = 1,
+) -> Generator[Batch, None, None]:
+    """An endless stream of training batches, the same for any number of workers.
+
+    Global batch g holds the positions from start + g·batch_size·world on; rank r takes its r-th run of
+    `batch_size` positions. Position decides sample and augmentation, so a run that saw `start` images goes on
+    exactly there. Epochs follow each other without a pause, a batch may hold the end of one and the beginning
+    of the next.
+
+    Args:
+        dataset: a training split.
+        batch_size: images in a batch of one process.
+        seed: decides the order.
+        start: images that the run has seen, over all ranks.
+        workers: loading processes.
+        device: where the batches will go; CUDA gets them in pinned memory.
+        rank: this process, of `world`.
+
+    Yields:
+        Batches on the CPU. `problems` names each unreadable file once.
+
+    Raises:
+        UserError: images that do not stack, unreadable images in a row, or a worker that died.
+
+    Close the generator (`.close()`, or leave `contextlib.closing`) to end its workers.
+    """
+    order = SampleOrder(len(dataset), seed)
+    stream = _TrainingStream(order, start + rank * batch_size, batch_size, batch_size * world)
+    told: set[str] = set()
+    for batch in _load(_TrainingFetch(dataset), stream, workers, device):
+        batch["problems"] = [text for text in dict.fromkeys(batch["problems"]) if text not in told]
+        told.update(batch["problems"])
+        yield batch
+
+
+def evaluation_batches(
+    dataset: ImageDataset, *, batch_size: int, workers: Workers, device: torch.device
+) -> Generator[Batch, None, None]:
+    """All samples once, in order; a batch holds up to `batch_size` neighbours of equal shape.
+
+    An unreadable image is left out and named under `problems` of the batch that follows it (or the last one).
+
+    Raises:
+        UserError: no image can be read, or a worker died.
+    """
+    positions = range(len(dataset))
+    chunks = [positions[first : first + batch_size] for first in positions[::batch_size]]
+    # The last batch waits until the end is seen, so that it can carry the problems that no batch follows.
+    waiting: Batch | None = None
+    problems: list[str] = []
+    for batches, found in _load(
+        _EvaluationFetch(dataset), chunks, min(worker_count(workers), len(chunks)), device
+    ):
+        problems += found
+        for batch in batches:
+            if waiting is not None:
+                yield waiting
+            waiting = {**batch, "problems": problems}
+            problems = []
+    if waiting is None:
+        raise UserError(
+            f"no image can be read; the first: {problems[0]}" if problems else "this split has no image"
+        )
+    waiting["problems"] = waiting["problems"] + problems
+    yield waiting
+
+
+def collate(samples: Sequence[Sample], specs: Mapping[str, ImageSpec]) -> Batch:
+    """Stack samples of one shape into a batch; where bit depths differ, 8-bit light becomes 16-bit (x 257).
+
+    Args:
+        samples: at least one, sides (H, W, C).
+        specs: the sides; the classes of label maps keep their numbers.
+
+    Raises:
+        UserError: the shapes differ.
+    """
+    batch: Batch = {}
+    for side, spec in specs.items():
+        arrays = [sample[side] for sample in samples]
+        odd = next((index for index, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
+        if odd is not None:
+            sizes = [f"{samples[i]['name']} ({arrays[i].shape[1]}x{arrays[i].shape[0]})" for i in (0, odd)]
+            raise UserError(
+                f"images of different sizes do not fit into one batch: {' and '.join(sizes)}; "
+                "set data.augment.crop (or resize by squashing), or a batch size of 1"
+            )
+        deep = any(array.dtype == np.uint16 for array in arrays)
+        stacked = torch.empty((len(arrays), *arrays[0].shape), dtype=torch.uint16 if deep else torch.uint8)
+        rows = stacked.numpy()  # one copy, from wherever the pixels lie into the batch
+        for row, array in zip(rows, arrays, strict=True):
+            row[...] = array
+            if deep and array.dtype == np.uint8 and spec.kind == "image":
+                row *= 257  # 255 * 257 = 65535: white stays white
+        batch[side] = stacked
+    batch["name"] = [sample["name"] for sample in samples]
+    batch["problems"] = [sample["problem"] for sample in samples if "problem" in sample]
+    return batch
+
+
+class _TrainingStream(Sampler[list[_Key]]):
+    """The (index, position) pairs of one rank's batches, without end."""
+
+    def __init__(self, order: SampleOrder, first: int, batch_size: int, stride: int) -> None:
+        self.order, self.first, self.batch_size, self.stride = order, first, batch_size, stride
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        first = self.first
+        while True:
+            yield [(self.order[position], position) for position in range(first, first + self.batch_size)]
+            first += self.stride
+
+
+class _TrainingFetch(Dataset[Any]):
+    """Whole training batches by their keys. Errors come back as values: torch would turn them into
+    tracebacks."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, keys: list[_Key]) -> Batch | UserError:
+        try:
+            return collate([self.dataset[key] for key in keys], self.dataset.specs)
+        except UserError as error:
+            return error
+
+
+class _EvaluationFetch(Dataset[Any]):
+    """The batches that a run of neighbours makes, and the problems met."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: Iterable[int]) -> tuple[list[Batch], list[str]] | UserError:
+        specs = self.dataset.specs
+        groups: list[list[Sample]] = []
+        problems: list[str] = []
+        try:
+            for index in indices:
+                try:
+                    sample = self.dataset[index]
+                except ImageError as error:
+                    problems.append(str(error))
+                    continue
+                if groups and all(sample[side].shape == groups[-1][0][side].shape for side in specs):
+                    groups[-1].append(sample)
+                else:
+                    groups.append([sample])
+            return [collate(group, specs) for group in groups], problems
+        except UserError as error:
+            return error
+
+
+def _load(fetch: Dataset[Any], keys: Iterable[Any], workers: Workers, device: torch.device) -> Iterator[Any]:
+    """What `fetch` makes of each of `keys`, in order, loaded ahead by worker processes that end with the
+    iterator."""
+    count = worker_count(workers)
+    loader = DataLoader(
+        fetch,
+        batch_size=None,
+        sampler=keys,
+        num_workers=count,
+        collate_fn=_as_it_is,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        prefetch_factor=_PREFETCH if count else None,
+        generator=torch.Generator(),  # torch draws a seed for its workers: not from the global generator
+    )
+    with _interrupts_held():
+        iterator = iter(loader)
+    try:
+        while True:
+            try:
+                loaded = next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "worker" not in str(error).lower():
+                    raise
+                raise UserError(
+                    "a data loading process died (out of memory, or killed from outside); "
+                    f"set data.workers below {count}, or to 0 to load in the main process"
+                ) from None
+            if isinstance(loaded, UserError):
+                raise loaded
+            yield loaded
+    finally:
+        del iterator  # torch ends the workers when their iterator goes
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _start_worker(_: int) -> None:
+    """One thread per worker, and Ctrl-C is the main process's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold SIGINT back while workers start: they inherit that, until they have said that they ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,253 @@
+"""One static page that shows what a conversion made: input, output, and target where there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import torch
+
+import translate
+from translate.data.files import find_images, stem_key
+from translate.data.images import normalise, read_image, read_pixels, write_image
+from translate.data.spec import ImageSpec
+from translate.errors import UserError
+from translate.metrics import images as metrics
+
+THUMBNAIL = 320
+"""Longest side of a picture in the page: twice what a column shows, for dense screens."""
+QUALITY = 85
+"""WebP quality of those pictures."""
+
+_METRICS: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str, str]] = {
+    "L1": (metrics.l1, "{:.4f}", "mean absolute difference, 0 to 1; lower is better"),
+    "PSNR": (metrics.psnr, "{:.2f} dB", "peak signal-to-noise ratio; higher is better"),
+    "SSIM": (metrics.ssim, "{:.4f}", "structural similarity; higher is better"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One converted file. `name` is its path below the input folder, with forward slashes."""
+
+    name: str
+    source: Path
+    output: Path
+
+
+@dataclass
+class _Row:
+    name: str
+    pictures: list[tuple[str, str, str, int, int]] = field(
+        default_factory=list
+    )  # caption, thumbnail, file, w, h
+    values: dict[str, float] = field(default_factory=dict)
+    remark: str = ""
+
+
+def find_targets(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Targets of converted files: images in `folder` with the same relative path, whatever the suffix.
+
+    Raises:
+        UserError: `folder` is none, or nothing in it belongs to any of `names`.
+    """
+    by_stem = {stem_key(path, folder): path for path in find_images(folder)}
+    stems = {name: PurePosixPath(name).with_suffix("").as_posix() for name in names}
+    found = {name: by_stem[stem] for name, stem in stems.items() if stem in by_stem}
+    if names and not found:
+        raise UserError(f"{folder}: no target here has the name of an input; expected one such as {names[0]}")
+    return found
+
+
+def write_report(
+    page: Path,
+    entries: Sequence[Entry],
+    *,
+    source: ImageSpec,
+    target: ImageSpec,
+    facts: Mapping[str, str],
+    targets: Mapping[str, Path] | None = None,
+    failed: Sequence[tuple[Path, str]] = (),
+) -> Path:
+    """Write `page` and, in the folder `report` beside it, the small pictures that it shows.
+
+    The page needs nothing from elsewhere and works from the disk. Metrics (translate.metrics.images) compare
+    the output's file with the target's, at full size.
+
+    Args:
+        facts: what the head says of the model and the run.
+        targets: `find_targets`' answer.
+
+    Raises:
+        UserError: the page cannot be written.
+    """
+    folder = page.parent / "report"
+
+    def row(numbered: tuple[int, Entry]) -> _Row:
+        number, entry = numbered
+        made = _Row(entry.name)
+        files = [("input", entry.source, source), ("output", entry.output, target)]
+        if targets and entry.name in targets:
+            files.append(("target", targets[entry.name], target))
+        try:
+            for caption, path, spec in files:
+                thumbnail = folder / f"{number:05d}-{caption}.webp"
+                width, height = _write_thumbnail(path, thumbnail, spec)
+                made.pictures.append((caption, _link(thumbnail, page), _link(path, page), width, height))
+            if len(files) == 3:
+                made.values = _compare(entry.output, files[2][1], target)
+        except UserError as error:
+            made.remark = str(error)
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(row, enumerate(entries, 1)))
+    text = _html(rows, facts, failed)
+    temporary = page.with_name(f".{page.name}.part")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(page)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{page}: the report cannot be written ({error.strerror or error})") from None
+    return page
+
+
+def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
+    pair = [read_pixels(path, spec) for path in (output, target)]
+    if pair[0].shape != pair[1].shape:
+        sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in pair)
+        raise UserError(f"output and target differ in size ({sizes}): not compared")
+    made, wanted = (normalise(torch.from_numpy(pixels[None]), spec) for pixels in pair)
+    return {name: float(measure(made, wanted)) for name, (measure, _, _) in _METRICS.items()}
+
+
+def _write_thumbnail(path: Path, thumbnail: Path, spec: ImageSpec) -> tuple[int, int]:
+    """A small picture of any image we can read; its width and height."""
+    image = read_image(path)
+    pixels, alpha = image.pixels, image.alpha
+    if spec.kind == "labels" and spec.palette is None:
+        pixels, alpha = _coloured(read_pixels(path, spec), spec.width), None
+    if pixels.shape[2] not in (1, 3):
+        pixels = pixels[..., :3] if pixels.shape[2] > 3 else pixels[..., :1]
+    scale = min(1.0, THUMBNAIL / max(pixels.shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in (pixels.shape[1], pixels.shape[0]))
+
+    def small(plane: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        shrunk = cv2.resize(plane, size, interpolation=cv2.INTER_AREA) if scale < 1 else plane
+        return (shrunk // 257).astype(np.uint8) if shrunk.dtype == np.uint16 else shrunk  # 65535 / 255
+
+    write_image(thumbnail, small(pixels), alpha=None if alpha is None else small(alpha), quality=QUALITY)
+    return size[0], size[1]
+
+
+def _coloured(numbers: np.ndarray[Any, Any], classes: int) -> np.ndarray[Any, Any]:
+    """Class numbers (H, W, 1) as colours (H, W, 3) that the eye can tell apart."""
+    spread = (numbers.astype(np.float32) * (255 / max(1, classes - 1))).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(spread, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+
+
+def _link(path: Path, page: Path) -> str:
+    try:
+        return quote(Path(os.path.relpath(path, page.parent)).as_posix())
+    except ValueError:  # another drive of Windows has no relative path
+        return path.absolute().as_uri()
+
+
+def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple[Path, str]]) -> str:
+    everything = {**facts, "versions": f"translate {translate.__version__}, torch {torch.__version__}"}
+    head = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in everything.items())
+    plural = "image" if len(rows) == 1 else "images"
+    parts = [f"<h1>{len(rows)} {plural} converted</h1>", f"<dl>{head}</dl>", _averages(rows)]
+    if failed:
+        lines = "".join(
+            f"<tr><td>{escape(str(path))}</td><td>{escape(reason)}</td></tr>" for path, reason in failed
+        )
+        parts.append(
+            f"<section><h2>{len(failed)} failed</h2><table><thead><tr><th>file</th><th>reason</th></tr>"
+            f"</thead><tbody>{lines}</tbody></table></section>"
+        )
+    parts.append(f"<main>{''.join(map(_card, rows))}</main>")
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{len(rows)} {plural} converted</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _averages(rows: Sequence[_Row]) -> str:
+    compared = [row.values for row in rows if row.values]
+    if not compared:
+        return ""
+    boxes = "".join(
+        f'<div title="{meaning}"><b>{form.format(np.mean([values[name] for values in compared]))}</b>'
+        f"<span>mean {name}</span></div>"
+        for name, (_, form, meaning) in _METRICS.items()
+    )
+    return f'<section class="means">{boxes}<p>over {len(compared)} images with a target</p></section>'
+
+
+def _card(row: _Row) -> str:
+    pictures = "".join(
+        f'<figure><a href="{escape(file)}"><img src="{escape(thumbnail)}" width="{width}" height="{height}" '
+        f'alt="{caption} of {escape(row.name)}" loading="lazy" decoding="async"></a>'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for caption, thumbnail, file, width, height in row.pictures
+    )
+    values = " ".join(
+        f"<span>{name} {form.format(row.values[name])}</span>"
+        for name, (_, form, _) in _METRICS.items()
+        if name in row.values
+    )
+    remark = f'<p class="remark">{escape(row.remark)}</p>' if row.remark else ""
+    return (
+        f"<article><header><h3>{escape(row.name)}</h3><p>{values}</p></header>"
+        f'<div class="pictures">{pictures}</div>{remark}</article>\n'
+    )
+
+
+# Transparent parts show a chequered ground, drawn by two gradients.
+_STYLE = """
+:root { color-scheme: light dark; --ground: #f6f6f4; --card: #fff; --text: #1c1c1a; --soft: #6b6b66;
+  --line: #dededa; --check: #e9e9e6; --alarm: #a3290f; }
+@media (prefers-color-scheme: dark) { :root { --ground: #161617; --card: #202022; --text: #ececea;
+  --soft: #a0a09a; --line: #353538; --check: #2b2b2e; --alarm: #ff9b82; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1500px; padding: 2rem 1.25rem 4rem; background: var(--ground);
+  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 1rem; } h2 { font-size: 1.1rem; margin: 0 0 .5rem; }
+h3 { font-size: .9rem; margin: 0; overflow-wrap: anywhere; }
+dl { display: flex; flex-wrap: wrap; gap: .75rem 2rem; margin: 0 0 1.5rem; }
+dt { color: var(--soft); font-size: .78rem; } dd { margin: 0; overflow-wrap: anywhere; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.25rem;
+  margin-bottom: 1.5rem; }
+.means { display: flex; flex-wrap: wrap; align-items: baseline; gap: .5rem 2.5rem; }
+.means b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
+.means span, .means p { color: var(--soft); font-size: .82rem; margin: 0; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+th { text-align: left; color: var(--soft); font-weight: 500; }
+td { border-top: 1px solid var(--line); padding: .35rem 1rem .35rem 0; overflow-wrap: anywhere; }
+td:last-child, .remark { color: var(--alarm); }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 1.25rem; }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
+article header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem;
+  margin-bottom: .6rem; }
+article header p { margin: 0; color: var(--soft); font-size: .8rem; font-variant-numeric: tabular-nums; }
+article header span { margin-right: .5rem; }
+.pictures { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: .6rem; }
+figure { margin: 0; } figcaption { color: var(--soft); font-size: .78rem; margin-top: .2rem; }
+img { display: block; width: 100%; height: auto; border-radius: 5px;
+  background: repeating-conic-gradient(var(--check) 0 25%, transparent 0 50%) 0 0 / 16px 16px; }
+.remark { margin: .5rem 0 0; font-size: .85rem; }
+"""

@@ -1,0 +1,185 @@
+"""The perceptual loss: distance between activations of a VGG network (Johnson et al., arXiv 1603.08155)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d, relu
+
+from translate.errors import UserError
+from translate.settings import Settings
+
+NetworkName = Literal["vgg16", "vgg19"]
+
+# Convolutions of each of the five blocks, and their channels: Simonyan & Zisserman, arXiv 1409.1556, table 1.
+_CONVOLUTIONS: dict[NetworkName, tuple[int, ...]] = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+_CHANNELS = (64, 128, 256, 512, 512)
+# Of ImageNet's RGB values in [0, 1]; what torchvision's weights were trained with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def _positions(network: NetworkName) -> dict[str, int]:
+    """Where `conv<block>_<n>` and its `relu<block>_<n>` stand in torchvision's `features`, in order."""
+    positions: dict[str, int] = {}
+    position = 0
+    for block, count in enumerate(_CONVOLUTIONS[network], start=1):
+        for number in range(1, count + 1):
+            positions[f"conv{block}_{number}"] = position
+            positions[f"relu{block}_{number}"] = position + 1
+            position += 2
+        position += 1  # the block's pooling
+    return positions
+
+
+class PerceptualSettings(Settings):
+    """Distance between VGG activations. The weights come from a local file: nothing is ever downloaded."""
+
+    network: NetworkName = "vgg19"
+    weights: Path
+    """Torchvision's VGG weights: `.safetensors`, or the `.pth` that torchvision itself downloads."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
+    """Checksum that the weights file must have."""
+    layers: dict[str, float] = Field(default={"conv5_4": 1.0}, min_length=1)
+    """Weight of each layer: `conv<block>_<n>` before its ReLU, `relu<block>_<n>` after it."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the term in the generator's loss."""
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> PerceptualSettings:
+        known = _positions(self.network)
+        for name in self.layers:
+            if name not in known:
+                raise ValueError(f"{self.network} has no layer '{name}'; it has {', '.join(known)}")
+        return self
+
+    def build(self) -> PerceptualLoss:
+        """The loss with its weights read; raises UserError where the file is missing, damaged or another."""
+        return PerceptualLoss(self)
+
+
+class PerceptualLoss(nn.Module):
+    """Weighted sum over the layers of the mean absolute difference of their activations.
+
+    The weights are buffers that no state_dict holds: they follow `.to(device)`, never train and enter no
+    checkpoint.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, settings: PerceptualSettings) -> None:
+        super().__init__()
+        self.layers = dict(settings.layers)
+        positions = _positions(settings.network)
+        deepest = max(positions[name] for name in self.layers)
+        shapes: dict[str, tuple[int, ...]] = {}
+        self._convolutions: list[str] = []
+        before = 3
+        for name, position in positions.items():
+            if name.startswith("conv") and position <= deepest:
+                after = _CHANNELS[int(name[4]) - 1]
+                shapes[f"features.{position}.weight"] = (after, before, 3, 3)
+                shapes[f"features.{position}.bias"] = (after,)
+                self._convolutions.append(name)
+                before = after
+        tensors = _read(settings, shapes)
+        for name in self._convolutions:
+            for part in ("weight", "bias"):
+                tensor = tensors[f"features.{positions[name]}.{part}"]
+                self.register_buffer(f"{name}_{part}", tensor, persistent=False)
+        self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(_STD).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Images (N, 3 or 1, H, W) RGB or grey in [-1, 1] -> float32 scalar; no gradient flows to `real`.
+
+        Computed in float32 under autocast too. Raises UserError for images that VGG cannot take.
+        """
+        with torch.autocast(fake.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.features(real)
+            found = self.features(fake)
+            terms = [
+                weight * (found[name] - wanted[name]).abs().mean() for name, weight in self.layers.items()
+            ]
+            return torch.stack(terms).sum()
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Activations of the layers in the settings, (N, C, H / 2**(block - 1), W / 2**(block - 1)) each."""
+        smallest = 2 ** (int(self._convolutions[-1][4]) - 1)
+        if images.shape[1] not in (1, 3) or min(images.shape[2:]) < smallest:
+            _, channels, height, width = images.shape
+            raise UserError(
+                f"the perceptual loss takes RGB or grey images of at least {smallest}x{smallest} pixels for "
+                f"these layers, not {width}x{height} with {channels} channels; change them or leave it out"
+            )
+        x = ((images.float() + 1) / 2 - self.mean) / self.std  # grey is broadcast to (N, 3, H, W)
+        found: dict[str, Tensor] = {}
+        for name in self._convolutions:
+            if name.endswith("_1") and name != "conv1_1":
+                x = max_pool2d(x, 2)
+            x = conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1)
+            found[name] = x
+            x = relu(x)
+            found[name.replace("conv", "relu")] = x
+        return {name: found[name] for name in self.layers}
+
+
+def _read(settings: PerceptualSettings, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of these names and shapes as float32; UserError if the file does not hold just that."""
+    path = settings.weights.expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; the perceptual loss needs torchvision's {settings.network} weights: "
+            "download them once and name the file in its 'weights'"
+        )
+    try:
+        if settings.sha256 is not None:
+            _verify(path, settings.sha256)
+        tensors = _open(path, shapes)
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever a damaged file makes the readers raise: struct, zip, unpickling, JSON ...
+        raise UserError(
+            f"{path}: no readable safetensors or .pth weights; download the file again"
+        ) from error
+    for key, shape in shapes.items():
+        tensor = tensors.get(key)
+        if not isinstance(tensor, Tensor) or tensor.shape != shape:
+            held = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "nothing"
+            raise UserError(
+                f"{path}: expected torchvision's {settings.network} weights with '{key}' of shape {shape}, "
+                f"but this file has {held}"
+            )
+    return {key: tensors[key].float() for key in shapes}
+
+
+def _verify(path: Path, sha256: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256.lower():
+        raise UserError(
+            f"{path}: the SHA-256 is {digest.hexdigest()}, not {sha256.lower()} as the settings say; "
+            "download the file again or correct 'sha256'"
+        )
+
+
+def _open(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in set(file.keys()) & set(shapes)}
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: expected named tensors, found {type(held).__name__}")
+    return held

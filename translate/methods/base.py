@@ -1,0 +1,95 @@
+"""What a method is: the players of a paper, who moves when, and what each one's loss is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from translate.data.spec import ImageSpec
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One player's move within a step. `name` tells apart several turns of one player (a lazy penalty, say)."""
+
+    player: str
+    name: str = ""
+
+
+class Method(nn.Module, ABC):
+    """A training method. Subclasses set the attributes in `__init__` and write the methods below.
+
+    It knows nothing of devices, precision, files or logging: the trainer calls it under autocast, on tensors that are
+    float NCHW in [-1, 1], with gradients enabled for the turn's player alone.
+    """
+
+    players: nn.ModuleDict
+    """Name -> module; each has its own optimiser."""
+    weights: dict[str, float]
+    """Weight of each loss term in its player's sum. A stage may override them; a term of weight 0 is not computed."""
+    directions: tuple[str, ...]
+    """What `translator` accepts, the default first."""
+    sides: tuple[str, str]
+    """The batch keys that validation compares: the translator's input, and what its output should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reports: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def turns(self, step: int) -> Sequence[Turn]:
+        """Who moves in this step (counted within the stage), in the paper's order."""
+
+    def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
+        """What several turns of a step use, computed once; with a graph where a player in `moving` needs it."""
+        return {}
+
+    @abstractmethod
+    def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The named terms of the turn's player: float32 scalars, unweighted, each a key of `weights`."""
+
+    @abstractmethod
+    def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named images (N, 3, H, W) in [-1, 1] for the log, in the order in which one looks at them."""
+
+    @abstractmethod
+    def exported(self) -> nn.ModuleDict:
+        """The networks that conversion needs: what the EMA averages and a weights file holds."""
+
+    @abstractmethod
+    def translator(self, direction: str) -> nn.Module:
+        """The network that turns one side into the other: (N, C, H, W) in [-1, 1] -> the same, times its `scale`."""
+
+    def active(self, term: str) -> bool:
+        """Whether a term counts at present: work for a term of weight 0 is not done."""
+        return self.weights[term] != 0
+
+    def report(self, name: str, value: Tensor) -> None:
+        """Log the mean of a number that is no loss. Costs no synchronisation: it is read when a log row is written."""
+        self._reports[name] = value.detach().float().mean()
+
+    def take_reports(self) -> dict[str, Tensor]:
+        """The numbers reported since the last call (the trainer's side of `report`)."""
+        reports, self._reports = self._reports, {}
+        return reports
+
+
+def visible(images: Tensor, spec: ImageSpec) -> Tensor:
+    """(N, C, H, W) of any kind as RGB (N, 3, H, W) in [-1, 1] for looking at, float32.
+
+    Grey is repeated, alpha and further channels are left out, classes take their palette's colour, or hues spread evenly.
+    """
+    images = images.detach().float()
+    if spec.kind == "image":
+        return images[:, :3] if spec.channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    if spec.palette is not None:
+        colours = torch.tensor(spec.palette, dtype=torch.float32, device=images.device) / 127.5 - 1
+    else:
+        hue = torch.arange(spec.width, device=images.device) / spec.width * 2 * torch.pi
+        third = 2 * torch.pi / 3
+        colours = torch.stack([hue.cos(), (hue - third).cos(), (hue + third).cos()], dim=1)
+    return colours[images.argmax(1)].permute(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""pix2pix: translation learnt from pairs (Isola et al. 2017, arXiv 1611.07004).
+
+    repeat for each batch of pairs (x, y):
+        fake <- G(x)
+        D: minimise 1/2 [ L_D( D(x, y), D(x, fake) ) ]                      (section 3.3: D's objective halved)
+        G: minimise L_G( D(x, fake) ) + 100 * | y - fake |                   (equation 4; lambda = 100)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from translate.data import DataSettings, PairedSettings
+from translate.data.spec import ImageSpec
+from translate.errors import UserError
+from translate.losses.adversarial import OBJECTIVES, ObjectiveName
+from translate.losses.feature_matching import feature_matching
+from translate.losses.perceptual import PerceptualSettings
+from translate.losses.reconstruction import ReconstructionSettings
+from translate.methods.base import Method, Turn, visible
+from translate.networks import DiscriminatorSettings, GeneratorSettings
+from translate.networks.patch import PatchSettings
+from translate.networks.unet import UNetSettings
+from translate.settings import Settings
+
+
+class Pix2PixSettings(Settings):
+    """A generator that maps x to y, and a discriminator that judges pairs (x, y)."""
+
+    kind: Literal["pix2pix"] = "pix2pix"
+    generator: GeneratorSettings = UNetSettings()
+    discriminator: DiscriminatorSettings = PatchSettings()
+    objective: ObjectiveName = "vanilla"
+    """The adversarial game."""
+    discriminator_weight: float = Field(default=0.5, ge=0)
+    """The paper halves the discriminator's loss, which slows it against the generator (section 3.3)."""
+    adversarial_weight: float = Field(default=1.0, ge=0)
+    reconstruction: ReconstructionSettings = ReconstructionSettings()
+    perceptual: PerceptualSettings | None = None
+    """Distance of VGG features as one more term of the generator."""
+    feature_matching_weight: float = Field(default=0.0, ge=0)
+    """Distance of the discriminator's own features (pix2pixHD uses 10)."""
+
+    def build(self, data: DataSettings, *, inference: bool = False) -> Pix2Pix:
+        """The method for a data set; for `inference` nothing is loaded that only a loss needs."""
+        if not isinstance(data, PairedSettings):
+            raise UserError(f"method pix2pix learns from pairs: data.kind must be 'paired', not '{data.kind}'")
+        return Pix2Pix(self, data, inference=inference)
+
+
+class Pix2Pix(Method):
+    """The algorithm box above, term by term."""
+
+    def __init__(self, settings: Pix2PixSettings, data: PairedSettings, *, inference: bool = False) -> None:
+        super().__init__()
+        specs: dict[str, ImageSpec] = data.specs()
+        self.sides = (data.source, data.target)
+        self.directions = (data.direction,)
+        self.source_spec, self.target_spec = specs[data.source], specs[data.target]
+        source_width, target_width = self.source_spec.width, self.target_spec.width
+        self.players = nn.ModuleDict(
+            {
+                "discriminator": settings.discriminator.build(source_width + target_width),
+                "generator": settings.generator.build(source_width, target_width),
+            }
+        )
+        self.objective = OBJECTIVES[settings.objective]
+        self.shows_probability = settings.objective == "vanilla"
+        self.reconstruction = settings.reconstruction.build()
+        self.perceptual: nn.Module | None = None
+        if settings.perceptual is not None and not inference:
+            if target_width != 3 or self.target_spec.kind != "image":
+                raise UserError("method.perceptual compares RGB pictures: the target side must have 3 channels")
+            self.perceptual = settings.perceptual.build()
+        self.weights = {
+            "discriminator": settings.discriminator_weight,
+            "adversarial": settings.adversarial_weight,
+            "reconstruction": settings.reconstruction.weight,
+            "feature_matching": settings.feature_matching_weight,
+            "perceptual": settings.perceptual.weight if settings.perceptual else 0.0,
+        }
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        return (Turn("discriminator"), Turn("generator"))
+
+    def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
+        source, _ = self.sides
+        with torch.set_grad_enabled("generator" in moving):
+            return {"fake": self.players["generator"](batch[source])}
+
+    def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        source, target = (batch[side] for side in self.sides)
+        fake = shared["fake"]
+        if turn.player == "discriminator":
+            return self._discriminator_loss(source, target, fake.detach())
+        return self._generator_losses(source, target, fake)
+
+    def _discriminator_loss(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        # Real and fake go through apart: batch norm's statistics of one must not tell of the other.
+        discriminator = self.players["discriminator"]
+        real_logits = discriminator(torch.cat([source, target], dim=1))
+        fake_logits = discriminator(torch.cat([source, fake], dim=1))
+        for name, logits in (("D(real)", real_logits), ("D(fake)", fake_logits)):
+            self.report(name, logits.float().sigmoid() if self.shows_probability else logits)
+        return {"discriminator": self.objective.discriminator(real_logits, fake_logits)}
+
+    def _generator_losses(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        discriminator = self.players["discriminator"]
+        if self.active("adversarial") or self.active("feature_matching"):
+            fake_features = discriminator.features(torch.cat([source, fake], dim=1))
+            if self.active("adversarial"):
+                terms["adversarial"] = self.objective.generator(fake_features[-1])
+            if self.active("feature_matching"):
+                with torch.no_grad():
+                    real_features = discriminator.features(torch.cat([source, target], dim=1))
+                terms["feature_matching"] = feature_matching(real_features, fake_features)
+        if self.active("reconstruction"):
+            terms["reconstruction"] = self.reconstruction(fake, target)
+        if self.perceptual is not None and self.active("perceptual"):
+            terms["perceptual"] = self.perceptual(fake, target)
+        return terms
+
+    def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        source, target = (batch[side] for side in self.sides)
+        fake = self.players["generator"](source)
+        return {
+            "input": visible(source, self.source_spec),
+            "output": visible(fake, self.target_spec),
+            "target": visible(target, self.target_spec),
+        }
+
+    def exported(self) -> nn.ModuleDict:
+        return nn.ModuleDict({"generator": self.players["generator"]})
+
+    def translator(self, direction: str) -> nn.Module:
+        return self.players["generator"]

@@ -1,0 +1,283 @@
+"""The run folder, its checkpoints and the weights file: all that training writes and inference reads.
+
+    runs/0001-<name>/
+      config.yaml                    the whole resolved config
+      checkpoints/step-000012000/    model.safetensors, trainer.pt, manifest.json (sha256 of both, written last)
+      best.safetensors  last.safetensors
+      metrics.jsonl  samples/  events.out.tfevents.*
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import translate
+from translate.errors import UserError
+
+if TYPE_CHECKING:
+    from translate.config import Config
+    from translate.methods import Method
+
+FORMAT = 1
+"""Version of the weights file's metadata; a reader refuses newer ones by name."""
+METADATA_KEY = "translate"
+_STEP = re.compile(r"^step-(\d+)$")
+
+
+class Weights(NamedTuple):
+    """What a weights file holds."""
+
+    config: Config
+    tensors: dict[str, Tensor]
+    step: int
+    images: int
+    path: Path
+
+
+class Checkpoint(NamedTuple):
+    """A whole training state, verified against its manifest."""
+
+    model: dict[str, Tensor]
+    trainer: dict[str, Any]
+    path: Path
+
+
+class Run:
+    """One run folder. Making the object touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+
+    @staticmethod
+    def create(parent: Path, name: str, config_text: str) -> Run:
+        """Make the next numbered folder below `parent`, safe against others who do the same at this moment."""
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            taken = [int(match[1]) for p in parent.iterdir() if (match := re.match(r"^(\d{4,})-", p.name))]
+            number = max(taken, default=0) + 1
+            while True:
+                try:
+                    (parent / f"{number:04d}-{name}").mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            run = Run(parent / f"{number:04d}-{name}")
+            _write_atomically(run.config_file, lambda path: path.write_text(config_text, encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{parent}: cannot make a run folder there ({error.strerror}); choose one with --runs") from error
+        return run
+
+    @staticmethod
+    def open(path: Path) -> Run:
+        """An existing run folder; UserError otherwise."""
+        run = Run(path)
+        if not run.config_file.is_file():
+            raise UserError(f"{path}: is no run folder (it has no config.yaml); expected one such as runs/0001-name")
+        return run
+
+    @staticmethod
+    def latest(parent: Path) -> Run:
+        """The run below `parent` that was written to last."""
+        runs = [p.parent for p in parent.glob("*/config.yaml")]
+        if not runs:
+            raise UserError(f"{parent}: holds no run to resume; start one with 'translate train CONFIG'")
+        return Run(max(runs, key=lambda p: max(f.stat().st_mtime for f in p.iterdir())))
+
+    def load_config(self) -> Config:
+        from translate import config
+
+        return config.validate(config.read_yaml(self.config_file), str(self.config_file))
+
+    def save_checkpoint(self, step: int, model: Mapping[str, Tensor], trainer: Mapping[str, Any], keep: int) -> Path:
+        """Write a checkpoint to a temporary name, make it durable, rename it, then drop all but the last `keep`."""
+        final = self.checkpoints / f"step-{step:09d}"
+        temporary = self.checkpoints / f".{final.name}.{os.getpid()}"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save_file(_plain(model), temporary / "model.safetensors")
+            torch.save(dict(trainer), temporary / "trainer.pt")
+            manifest = {name: _sha256(temporary / name) for name in ("model.safetensors", "trainer.pt")}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+            for path in temporary.iterdir():
+                _flush_to_disk(path)
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.replace(final)
+            _flush_to_disk(self.checkpoints)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); earlier ones are "
+                f"whole: make room, then 'translate train --resume {self.path}'"
+            ) from error
+        for old in self.checkpoint_folders()[keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def checkpoint_folders(self) -> list[Path]:
+        """Finished checkpoints, newest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = [(int(match[1]), p) for p in self.checkpoints.iterdir() if (match := _STEP.match(p.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def load_checkpoint(self, warn: Callable[[str], None], device: torch.device | None = None) -> Checkpoint | None:
+        """The newest checkpoint that is whole; `warn` hears of each damaged one passed over. None if there is none.
+
+        Raises UserError where there are checkpoints but every one is damaged.
+        """
+        folders = self.checkpoint_folders()
+        for path in folders:
+            try:
+                manifest = json.loads((path / "manifest.json").read_text())
+                for name, digest in manifest.items():
+                    if _sha256(path / Path(name).name) != digest:
+                        raise ValueError(f"{name} does not match its checksum")
+                model = load_file(path / "model.safetensors", device=str(device or "cpu"))
+                trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
+                return Checkpoint(model, trainer, path)
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                warn(f"{path}: damaged checkpoint ({error}); falling back to the one before")
+        if folders:
+            raise UserError(f"{self.checkpoints}: every checkpoint is damaged; start anew with 'translate train {self.config_file}'")
+        return None
+
+    def export(self, name: str, config: Config, networks: nn.ModuleDict, step: int, images: int) -> Path:
+        """Write `best` or `last`.safetensors: the exported networks with the config inside, ready to convert."""
+        metadata = {
+            "format": FORMAT,
+            "config": config.model_dump(mode="json"),
+            "step": step,
+            "images": images,
+            "version": translate.__version__,
+        }
+        tensors = _plain(networks.state_dict())
+        path = self.path / f"{name}.safetensors"
+        try:
+            _write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be written ({error}); make room, then 'translate train --resume {self.path}'") from error
+        return path
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file itself, or a run folder's best (else last) one; UserError otherwise."""
+    if path.is_dir():
+        for name in ("best.safetensors", "last.safetensors"):
+            if (path / name).is_file():
+                return path / name
+        if (path / "config.yaml").is_file():
+            raise UserError(f"{path}: this run has no weights yet; continue it with 'translate train --resume {path}'")
+        raise UserError(f"{path}: is no run folder; expected one such as runs/0001-name, or a .safetensors file")
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected a run folder or a .safetensors file")
+    return path
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file, or a run folder's best (else last) one. Never unpickles; raises UserError for anything else."""
+    from translate import config as configs
+
+    file = find_weights(path)
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(4)
+        if head[:2] == b"PK" or head[:1] == b"\x80":
+            raise UserError(
+                f"{file}: is a pickle (.pt/.pth), which can run code when read; expected the .safetensors file of a run"
+            )
+        with safe_open(file, framework="pt") as opened:
+            metadata = (opened.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise UserError(f"{file}: is cut short or no safetensors file ({error}); copy or export it again") from error
+    if metadata is None:
+        raise UserError(f"{file}: holds no config; expected weights that 'translate train' wrote (best or last.safetensors)")
+    try:
+        content = json.loads(metadata)
+        version, raw = content["format"], content["config"]
+        step, images = int(content["step"]), int(content["images"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: its metadata is damaged ({error}); export it again") from error
+    if version > FORMAT:
+        raise UserError(f"{file}: was written by a newer translate ({content.get('version')}); update this one")
+    return Weights(configs.validate(raw, str(file)), tensors, step, images, file)
+
+
+def build_for_inference(weights: Weights) -> Method:
+    """The method with its exported networks filled and in eval mode; nothing that only training needs is allocated.
+
+    Raises UserError where the weights do not belong to the architecture that their config names.
+    """
+    with torch.device("meta"):
+        method = weights.config.method.build(weights.config.data, inference=True)
+    fill(method.exported(), weights.tensors, str(weights.path), assign=True)
+    return method.eval()
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
+    """Load weights by name; UserError that names the first tensor that does not fit."""
+    expected = module.state_dict()
+    for name in [*expected, *tensors]:
+        if name not in tensors:
+            raise UserError(f"{source}: is from another architecture: it lacks '{name}', which the config asks for")
+        if name not in expected:
+            raise UserError(f"{source}: is from another architecture: the config has no place for its '{name}'")
+        if expected[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, the config asks for {tuple(expected[name].shape)}"
+            raise UserError(f"{source}: is from another architecture: '{name}' has shape {shapes}")
+    module.load_state_dict(dict(tensors), assign=assign)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(stream)
+
+
+def _sha256_of(stream: Any) -> str:
+    """Python 3.10 has no hashlib.file_digest."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    """A rename is only safe against a power cut once what it names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

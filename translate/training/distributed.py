@@ -1,0 +1,82 @@
+"""Several processes by `torchrun`: gradients are averaged once per turn; everything else a process does alone.
+
+The trainer averages instead of wrapping networks in DistributedDataParallel: an adversarial turn has several forwards and
+may have gradients of gradients, which the wrapper mishandles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Processes(NamedTuple):
+    """This process among all."""
+
+    rank: int
+    world: int
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one writes the run folder."""
+        return self.rank == 0
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Processes]:
+    """Join the group that torchrun announces in the environment; without one, be alone."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes(0, 1)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes, in one message a data type."""
+    if not _together() or not tensors:
+        return
+    for dtype in {tensor.dtype for tensor in tensors}:
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process, so that all stop at the same step."""
+    if not _together():
+        return flag
+    shared = torch.tensor(int(flag), device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared)
+
+
+def from_leader(text: str | None) -> str | None:
+    """The leading process's text, in every process."""
+    if not _together():
+        return text
+    box = [text]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def barrier() -> None:
+    if _together():
+        dist.barrier()

@@ -1,0 +1,131 @@
+"""Where a run's numbers and pictures go: metrics.jsonl (equal for equal runs), TensorBoard and samples/ (with timings)."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid, save_image
+
+from translate.errors import UserError
+from translate.settings import Settings, SpanField, parse_span
+
+
+class LoggingSettings(Settings):
+    """How often a run speaks."""
+
+    every: SpanField = parse_span("50 steps")
+    """A row of metrics.jsonl and TensorBoard scalars: means since the last row."""
+    previews: SpanField = parse_span("1 epochs")
+    """A grid of fixed validation images, to TensorBoard and samples/."""
+    preview_images: int = Field(default=4, ge=1, le=64)
+
+
+class Means:
+    """Means of named scalars since the last `take`, kept on the device so that adding never waits for it.
+
+    Values that are not finite are left out; their steps are counted by the trainer.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        names = tuple(values)
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        finite = stacked.isfinite()
+        row = torch.stack([torch.where(finite, stacked, 0.0), finite.float()])  # (2, names): sums and counts
+        if names in self._sums:
+            self._sums[names] += row
+        else:
+            self._sums[names] = row
+
+    def take(self) -> dict[str, float]:
+        totals: dict[str, list[float]] = {}
+        for names, row in self._sums.items():
+            for name, total, count in zip(names, *row.tolist(), strict=True):
+                before = totals.setdefault(name, [0.0, 0.0])
+                before[0] += total
+                before[1] += count
+        self._sums = {}
+        return {name: total / count for name, (total, count) in totals.items() if count}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"|".join(names): row.cpu().clone() for names, row in self._sums.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        self._sums = {tuple(joined.split("|")): row.to(device) for joined, row in state.items()}
+
+
+class RunLog:
+    """Writes rows, scalars and grids of one run. A process that does not lead uses none."""
+
+    def __init__(self, run_folder: Path, *, step: int, rows_size: int) -> None:
+        """Continue at `step`: rows beyond `rows_size` bytes of metrics.jsonl belong to steps that are done again."""
+        self.file = run_folder / "metrics.jsonl"
+        self.samples = run_folder / "samples"
+        try:
+            self.samples.mkdir(exist_ok=True)
+            with self.file.open("ab") as stream:
+                stream.truncate(rows_size)
+            # Closed and opened at each row: rows are few, and a killed run leaves whole lines behind.
+            self.board = SummaryWriter(str(run_folder), purge_step=step or None)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise UserError(f"{run_folder}: cannot be written ({error.strerror})") from error
+
+    @property
+    def rows_size(self) -> int:
+        return self.file.stat().st_size
+
+    def row(self, step: int, images: int, values: Mapping[str, float], head: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl, and the same numbers as TensorBoard scalars."""
+        content = {"step": step, "images": images, **head, **values}
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(content) + "\n")
+        self.scalars(step, values)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """TensorBoard alone: what differs between two equal runs (times, memory)."""
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def text(self, name: str, text: str) -> None:
+        self.board.add_text(name, text)  # type: ignore[no-untyped-call]
+
+    def grid(self, step: int, images: Mapping[str, Tensor]) -> Path:
+        """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name."""
+        columns = list(images.values())
+        height, width = max(c.shape[2] for c in columns), max(c.shape[3] for c in columns)
+        columns = [
+            torch.nn.functional.interpolate(c, size=(height, width), mode="nearest") if c.shape[2:] != (height, width) else c
+            for c in columns
+        ]
+        rows = torch.stack(columns, dim=1).flatten(0, 1)  # (N * names, 3, H, W)
+        picture = make_grid(rows.float().cpu().clamp(-1, 1) * 0.5 + 0.5, nrow=len(columns), padding=2, pad_value=1.0)
+        self.board.add_image(" | ".join(images), picture, step)  # type: ignore[no-untyped-call]
+        path = self.samples / f"step-{step:09d}.png"
+        save_image(picture, path)
+        return path
+
+    def flush(self) -> None:
+        self.board.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self.board.close()  # type: ignore[no-untyped-call]
+
+
+def memory_in_use(device: torch.device) -> float:
+    """The peak so far in GiB: of the CUDA allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # ru_maxrss is in KiB on Linux, in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
