@@ -2,10 +2,10 @@
 
     python tools/bench_train.py [--rounds 3] [--steps 8] [--json]
 
-Baseline "plain": the same networks and losses in eager float32, NCHW, torch.optim.Adam as it comes, one loop, no logging.
+Baseline "plain": the same networks and losses in eager float32, NCHW, torch.optim.Adam as it comes, no logging.
 Ours: Trainer.step as `translate train pix2pix` runs it (bf16 where the CPU has it, fused Adam).
-Each measures in a process of its own, in turns, so that neither's allocator state helps the other; the ratio is of the
-medians. `overhead` is the share of our step outside forward, backward and optimiser (data excepted: it is made beforehand).
+Each measures in a process of its own, in turns, so that neither's allocator state helps the other; the ratio is of
+the medians. `overhead` is the share of our step outside forward, backward and optimiser (the data are made before).
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from typing import Any
 SIZE = 256
 
 
-def make_batches(count: int, device: str) -> list[dict[str, Any]]:
+def make_batches(count: int) -> list[dict[str, Any]]:
     """Batches as a loader gives them: uint8 NHWC."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     shape = (1, SIZE, SIZE, 3)
     return [
-        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"} | {"name": [str(i)]}
+        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"}
+        | {"name": [str(i)]}
         for i in range(count)
     ]
 
@@ -64,7 +65,7 @@ def plain(steps: int, device: str) -> dict[str, float]:
         (bce(discriminator(torch.cat([x, fake], 1)), True) + 100 * F.l1_loss(fake, y)).backward()
         adam_g.step()
 
-    return {"seconds": time_steps(step, make_batches(steps, device), device), **memory(device)}
+    return {"seconds": time_steps(step, make_batches(steps), device), **memory(device)}
 
 
 def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
@@ -94,7 +95,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
         def step(batch: dict[str, Any]) -> None:
             trainer.step([trainer._to_device(batch)])
 
-        batches = make_batches(steps, device)
+        batches = make_batches(steps)
         seconds = time_steps(step, batches, device, begin=inside.clear)
         overhead = 1 - inside.seconds / steps / seconds
     return {"seconds": seconds, "overhead": overhead, "bf16": float(trainer.dtype == torch.bfloat16), **memory(device)}
@@ -125,7 +126,9 @@ class Clock:
         self.seconds = 0.0
 
 
-def time_steps(step: Callable[[Any], None], batches: list[Any], device: str, begin: Callable[[], None] = lambda: None) -> float:
+def time_steps(
+    step: Callable[[Any], None], batches: list[Any], device: str, begin: Callable[[], None] = lambda: None
+) -> float:
     """Mean seconds of a step after two for warming up."""
     import torch
 
@@ -169,7 +172,16 @@ def main() -> None:
     rows: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
     for _ in range(options.rounds):
         for role, found in rows.items():
-            command = [sys.executable, __file__, "--role", role, "--steps", str(options.steps), "--device", options.device]
+            command = [
+                sys.executable,
+                __file__,
+                "--role",
+                role,
+                "--steps",
+                str(options.steps),
+                "--device",
+                options.device,
+            ]
             for change in options.set:
                 command += ["--set", change]
             found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
@@ -181,7 +193,8 @@ def main() -> None:
         print(json.dumps({"ratio": ratio, **medians}))
         return
     for role, values in medians.items():
-        print(f"{role:<6} {values['seconds'] * 1e3:8.1f} ms a step, {1 / values['seconds']:5.2f} images/s, {values['peak_gib']:.2f} GiB peak")
+        speed = f"{values['seconds'] * 1e3:8.1f} ms a step, {1 / values['seconds']:5.2f} images/s"
+        print(f"{role:<6} {speed}, {values['peak_gib']:.2f} GiB peak")
     print(f"ratio  {ratio:8.2f}x   (ours in {'bf16' if medians['ours']['bf16'] else 'another precision'})")
     print(f"overhead of the trainer {100 * medians['ours']['overhead']:.2f} % of our step")
 

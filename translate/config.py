@@ -1,4 +1,4 @@
-"""One typed config out of YAML files: composed from the parts' own settings, checked, explained in one line when wrong."""
+"""One typed config out of YAML files: composed from the parts' own settings, checked, its faults told in one line."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key) for key, _ in node.value]
     for key in keys:
         if keys.count(key) > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
+    return {str(key): value for key, value in loader.construct_mapping(node, deep=True).items()}
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
@@ -83,7 +83,7 @@ def find_config(name: str, beside: Path | None = None) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML file as a mapping; UserError with file and line otherwise."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -98,12 +98,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`, key by key. A group whose `kind` changes is replaced whole: its keys mean other things."""
+    """`over` laid upon `base`, key by key; a group whose `kind` changes is replaced whole (its keys differ)."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        changes_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) != old.get("kind")
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and not changes_kind else value
+        changes_kind = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) != old.get("kind")
+        )
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and not changes_kind else value
+        )
     return merged
 
 
@@ -127,7 +131,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
         if not separator or not key.strip():
             raise UserError(f"--set {item}: expected key=value, such as --set training.batch_size=4")
         try:
-            value = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+            value = yaml.load(text, Loader=_Loader)  # a SafeLoader
         except yaml.YAMLError as error:
             raise UserError(f"--set {item}: the value is not valid YAML; put it in quotes") from error
         raw = _assign(raw, key.strip().split("."), value, item)
@@ -139,8 +143,8 @@ def _assign(raw: Any, keys: list[str], value: Any, item: str) -> Any:
     if isinstance(raw, list):
         if not key.isdigit() or int(key) >= len(raw):
             raise UserError(f"--set {item}: {key!r} is no item of a list of {len(raw)}; count from 0")
-        return [_assign(old, rest, value, item) if rest and i == int(key) else value if i == int(key) else old
-                for i, old in enumerate(raw)]  # fmt: skip
+        changed = _assign(raw[int(key)], rest, value, item) if rest else value
+        return [changed if number == int(key) else old for number, old in enumerate(raw)]
     group = dict(raw) if isinstance(raw, dict) else {}
     if rest:
         group[key] = _assign(group.get(key), rest, value, item)
@@ -175,9 +179,9 @@ def _explain(
     location = list(fault["loc"])
     for position, part in enumerate(location):
         last = position == len(location) - 1
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
             value = value[part]
         elif not (last and fault["type"] == "missing"):
             continue
@@ -236,7 +240,8 @@ def _valid_keys(schema: Mapping[str, Any], raw: Any, keys: Sequence[str]) -> lis
             node, raw = node.get("items", {}), raw[int(key)]
         else:
             child = node.get("properties", {}).get(key, node.get("additionalProperties", {}))
-            node, raw = child if isinstance(child, dict) else {}, raw.get(key) if isinstance(raw, dict) else None
+            node = child if isinstance(child, dict) else {}
+            raw = raw.get(key) if isinstance(raw, dict) else None
         node = _resolve(node, schema, raw)
     return list(node.get("properties", {}))
 

@@ -20,8 +20,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(f"device {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA devices; use cpu")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise UserError(f"device {name!r} was asked for, but torch finds {found} CUDA devices; use cpu")
     return device
 
 

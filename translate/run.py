@@ -1,10 +1,10 @@
 """The run folder, its checkpoints and the weights file: all that training writes and inference reads.
 
-    runs/0001-<name>/
-      config.yaml                    the whole resolved config
-      checkpoints/step-000012000/    model.safetensors, trainer.pt, manifest.json (sha256 of both, written last)
-      best.safetensors  last.safetensors
-      metrics.jsonl  samples/  events.out.tfevents.*
+runs/0001-<name>/
+  config.yaml                    the whole resolved config
+  checkpoints/step-000012000/    model.safetensors, trainer.pt, manifest.json (sha256 of both, written last)
+  best.safetensors  last.safetensors
+  metrics.jsonl  samples/  events.out.tfevents.*
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Run:
             run = Run(parent / f"{number:04d}-{name}")
             _write_atomically(run.config_file, lambda path: path.write_text(config_text, encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"{parent}: cannot make a run folder there ({error.strerror}); choose one with --runs") from error
+            raise UserError(
+                f"{parent}: cannot make a run folder there ({error.strerror}); choose one with --runs"
+            ) from error
         return run
 
     @staticmethod
@@ -123,8 +125,8 @@ class Run:
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise UserError(
-                f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); earlier ones are "
-                f"whole: make room, then 'translate train --resume {self.path}'"
+                f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); earlier "
+                f"ones are whole: make room, then 'translate train --resume {self.path}'"
             ) from error
         for old in self.checkpoint_folders()[keep:]:
             shutil.rmtree(old, ignore_errors=True)
@@ -155,7 +157,9 @@ class Run:
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 warn(f"{path}: damaged checkpoint ({error}); falling back to the one before")
         if folders:
-            raise UserError(f"{self.checkpoints}: every checkpoint is damaged; start anew with 'translate train {self.config_file}'")
+            raise UserError(
+                f"{self.checkpoints}: every checkpoint is damaged; start anew with 'translate train {self.config_file}'"
+            )
         return None
 
     def export(self, name: str, config: Config, networks: nn.ModuleDict, step: int, images: int) -> Path:
@@ -172,7 +176,9 @@ class Run:
         try:
             _write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be written ({error}); make room, then 'translate train --resume {self.path}'") from error
+            raise UserError(
+                f"{path}: cannot be written ({error}); make room, then 'translate train --resume {self.path}'"
+            ) from error
         return path
 
 
@@ -191,7 +197,7 @@ def find_weights(path: Path) -> Path:
 
 
 def load_weights(path: Path) -> Weights:
-    """Read a weights file, or a run folder's best (else last) one. Never unpickles; raises UserError for anything else."""
+    """Read a weights file, or a run folder's best (else last) one, never by pickle; UserError for anything else."""
     from translate import config as configs
 
     file = find_weights(path)
@@ -210,7 +216,9 @@ def load_weights(path: Path) -> Weights:
     except SafetensorError as error:
         raise UserError(f"{file}: is cut short or no safetensors file ({error}); copy or export it again") from error
     if metadata is None:
-        raise UserError(f"{file}: holds no config; expected weights that 'translate train' wrote (best or last.safetensors)")
+        raise UserError(
+            f"{file}: holds no config; expected weights that 'translate train' wrote (best or last.safetensors)"
+        )
     try:
         content = json.loads(metadata)
         version, raw = content["format"], content["config"]
@@ -254,7 +262,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(stream)
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(stream)
+        )
 
 
 def _sha256_of(stream: Any) -> str:

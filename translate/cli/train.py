@@ -64,15 +64,20 @@ def train(
         return
     run, outcome = start(settings, make_run, quiet=quiet)
     if as_json:
-        print(json.dumps({"run": str(run.path), "reason": outcome.reason, "step": outcome.step, "images": outcome.images}))
+        print(
+            json.dumps({"run": str(run.path), "reason": outcome.reason, "step": outcome.step, "images": outcome.images})
+        )
     if outcome.reason == "interrupted":
         say(f"stopped; continue with: translate train --resume {run.path}", quiet=quiet)
         raise typer.Exit(130)
-    say(f"{outcome.reason} after {outcome.images:,} images; convert with: translate convert {run.path} IN OUT", quiet=quiet)
+    say(
+        f"{outcome.reason} after {outcome.images:,} images; convert with: translate convert {run.path} IN OUT",
+        quiet=quiet,
+    )
 
 
 def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[Run, Outcome]:
-    """Train in a run folder, shown as the terminal allows. Of several processes just the leading one makes the folder."""
+    """Train in a run folder, shown as the terminal allows. Of several processes the leading one makes the folder."""
     from translate.devices import resolve_device
     from translate.run import Run
     from translate.training.distributed import from_leader, processes
@@ -100,7 +105,10 @@ def _origins() -> list[str]:
     from translate import __version__ as version
 
     command = " ".join(sys.argv[1:])
-    return [f"translate {version}, torch {torch.__version__}, Python {platform.python_version()}", f"translate {command}"]
+    return [
+        f"translate {version}, torch {torch.__version__}, Python {platform.python_version()}",
+        f"translate {command}",
+    ]
 
 
 def _resumed_config(run: Run, changes: list[str]) -> Config:

@@ -237,7 +237,7 @@ def execute(
     except KeyboardInterrupt:
         work.summary.interrupted = True
     except _DiskFull as full:
-        work.stop()
+        work.stop(drop=True)
         done = work.summary.written + work.summary.skipped
         raise PartialFailure(
             f"{full}: the disk is full; {done} of {len(plan.items)} files are done. Make room, then run "
@@ -424,13 +424,13 @@ class _Work:
             self.summary.written += 1
             self._finish(item)
 
-    def stop(self) -> None:
-        """Let writes under way end whole, drop what has not begun, and count."""
+    def stop(self, *, drop: bool = False) -> None:
+        """Let results on their way to the disk arrive, or `drop` those not begun, and count them."""
         if self.stopped:
             return
         self.stopped = True
         self.readers.shutdown(wait=True, cancel_futures=True)
-        self.writers.shutdown(wait=True, cancel_futures=True)
+        self.writers.shutdown(wait=True, cancel_futures=drop)
         self.on_progress = lambda _: None
         while self.writing:
             try:

@@ -81,7 +81,7 @@ class Method(nn.Module, ABC):
 def visible(images: Tensor, spec: ImageSpec) -> Tensor:
     """(N, C, H, W) of any kind as RGB (N, 3, H, W) in [-1, 1] for looking at, float32.
 
-    Grey is repeated, alpha and further channels are left out, classes take their palette's colour, or hues spread evenly.
+    Grey is repeated, alpha and further channels are left out, classes take their palette's colours or spread hues.
     """
     images = images.detach().float()
     if spec.kind == "image":

@@ -1,15 +1,15 @@
 """pix2pix: translation learnt from pairs (Isola et al. 2017, arXiv 1611.07004).
 
-    repeat for each batch of pairs (x, y):
-        fake <- G(x)
-        D: minimise 1/2 [ L_D( D(x, y), D(x, fake) ) ]                      (section 3.3: D's objective halved)
-        G: minimise L_G( D(x, fake) ) + 100 * | y - fake |                   (equation 4; lambda = 100)
+repeat for each batch of pairs (x, y):
+    fake <- G(x)
+    D: minimise 1/2 [ L_D( D(x, y), D(x, fake) ) ]                      (section 3.3: D's objective halved)
+    G: minimise L_G( D(x, fake) ) + 100 * | y - fake |                   (equation 4; lambda = 100)
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from translate.losses.feature_matching import feature_matching
 from translate.losses.perceptual import PerceptualSettings
 from translate.losses.reconstruction import ReconstructionSettings
 from translate.methods.base import Method, Turn, visible
-from translate.networks import DiscriminatorSettings, GeneratorSettings
+from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.unet import UNetSettings
 from translate.settings import Settings
@@ -63,12 +63,9 @@ class Pix2Pix(Method):
         self.directions = (data.direction,)
         self.source_spec, self.target_spec = specs[data.source], specs[data.target]
         source_width, target_width = self.source_spec.width, self.target_spec.width
-        self.players = nn.ModuleDict(
-            {
-                "discriminator": settings.discriminator.build(source_width + target_width),
-                "generator": settings.generator.build(source_width, target_width),
-            }
-        )
+        discriminator = settings.discriminator.build(source_width + target_width)
+        generator = settings.generator.build(source_width, target_width)
+        self.players = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
         self.objective = OBJECTIVES[settings.objective]
         self.shows_probability = settings.objective == "vanilla"
         self.reconstruction = settings.reconstruction.build()
@@ -85,13 +82,21 @@ class Pix2Pix(Method):
             "perceptual": settings.perceptual.weight if settings.perceptual else 0.0,
         }
 
+    @property
+    def discriminator(self) -> Discriminator:
+        return cast(Discriminator, self.players["discriminator"])
+
+    @property
+    def generator(self) -> Generator:
+        return cast(Generator, self.players["generator"])
+
     def turns(self, step: int) -> Sequence[Turn]:
         return (Turn("discriminator"), Turn("generator"))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         source, _ = self.sides
         with torch.set_grad_enabled("generator" in moving):
-            return {"fake": self.players["generator"](batch[source])}
+            return {"fake": self.generator(batch[source])}
 
     def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, target = (batch[side] for side in self.sides)
@@ -102,7 +107,7 @@ class Pix2Pix(Method):
 
     def _discriminator_loss(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
         # Real and fake go through apart: batch norm's statistics of one must not tell of the other.
-        discriminator = self.players["discriminator"]
+        discriminator = self.discriminator
         real_logits = discriminator(torch.cat([source, target], dim=1))
         fake_logits = discriminator(torch.cat([source, fake], dim=1))
         for name, logits in (("D(real)", real_logits), ("D(fake)", fake_logits)):
@@ -111,7 +116,7 @@ class Pix2Pix(Method):
 
     def _generator_losses(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        discriminator = self.players["discriminator"]
+        discriminator = self.discriminator
         if self.active("adversarial") or self.active("feature_matching"):
             fake_features = discriminator.features(torch.cat([source, fake], dim=1))
             if self.active("adversarial"):
@@ -128,7 +133,7 @@ class Pix2Pix(Method):
 
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, target = (batch[side] for side in self.sides)
-        fake = self.players["generator"](source)
+        fake = self.generator(source)
         return {
             "input": visible(source, self.source_spec),
             "output": visible(fake, self.target_spec),
@@ -136,7 +141,7 @@ class Pix2Pix(Method):
         }
 
     def exported(self) -> nn.ModuleDict:
-        return nn.ModuleDict({"generator": self.players["generator"]})
+        return nn.ModuleDict({"generator": self.generator})
 
     def translator(self, direction: str) -> nn.Module:
-        return self.players["generator"]
+        return self.generator

@@ -1,7 +1,7 @@
 """Several processes by `torchrun`: gradients are averaged once per turn; everything else a process does alone.
 
-The trainer averages instead of wrapping networks in DistributedDataParallel: an adversarial turn has several forwards and
-may have gradients of gradients, which the wrapper mishandles.
+The trainer averages instead of wrapping networks in DistributedDataParallel: an adversarial turn has several forwards
+and may have gradients of gradients, which the wrapper mishandles.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ class Processes(NamedTuple):
         return self.rank == 0
 
 
+ALONE = Processes(rank=0, world=1)
+
+
 @contextmanager
 def processes(device: torch.device) -> Iterator[Processes]:
     """Join the group that torchrun announces in the environment; without one, be alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Processes(0, 1)
+        yield ALONE
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -55,7 +58,7 @@ def average(tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 

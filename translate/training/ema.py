@@ -18,7 +18,7 @@ class EMASettings(Settings):
     half_life: SpanField
     """After this length a weight's old value counts half."""
     ramp: float | None = Field(default=0.05, gt=0, le=1)
-    """The half-life is at most this share of the images seen so far, so that the start is forgotten (StyleGAN2: 0.05)."""
+    """The half-life is at most this share of the images seen, so that the start is forgotten (StyleGAN2: 0.05)."""
 
 
 class EMA:
@@ -46,7 +46,7 @@ class EMA:
         if finite.device.type == "cpu":
             if not finite:
                 return
-            torch._foreach_lerp_(averages, weights, share)
+            torch._foreach_lerp_(averages, list[Tensor](weights), share)
         else:
             masked_share = finite.float() * share  # on the device: no wait for the host
             for average, weight in zip(averages, weights, strict=True):

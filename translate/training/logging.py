@@ -1,4 +1,4 @@
-"""Where a run's numbers and pictures go: metrics.jsonl (equal for equal runs), TensorBoard and samples/ (with timings)."""
+"""Where a run's numbers and pictures go: metrics.jsonl (equal for equal runs), TensorBoard (also times), samples/."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class RunLog:
             with self.file.open("ab") as stream:
                 stream.truncate(rows_size)
             # Closed and opened at each row: rows are few, and a killed run leaves whole lines behind.
-            self.board = SummaryWriter(str(run_folder), purge_step=step or None)  # type: ignore[no-untyped-call]
+            self.board = SummaryWriter(str(run_folder), purge_step=step or None)
         except OSError as error:
             raise UserError(f"{run_folder}: cannot be written ({error.strerror})") from error
 
@@ -96,31 +96,33 @@ class RunLog:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """TensorBoard alone: what differs between two equal runs (times, memory)."""
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(name, value, step)
 
     def text(self, name: str, text: str) -> None:
-        self.board.add_text(name, text)  # type: ignore[no-untyped-call]
+        self.board.add_text(name, text)
 
     def grid(self, step: int, images: Mapping[str, Tensor]) -> Path:
         """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name."""
         columns = list(images.values())
         height, width = max(c.shape[2] for c in columns), max(c.shape[3] for c in columns)
         columns = [
-            torch.nn.functional.interpolate(c, size=(height, width), mode="nearest") if c.shape[2:] != (height, width) else c
+            torch.nn.functional.interpolate(c, size=(height, width), mode="nearest")
+            if c.shape[2:] != (height, width)
+            else c
             for c in columns
         ]
         rows = torch.stack(columns, dim=1).flatten(0, 1)  # (N * names, 3, H, W)
         picture = make_grid(rows.float().cpu().clamp(-1, 1) * 0.5 + 0.5, nrow=len(columns), padding=2, pad_value=1.0)
-        self.board.add_image(" | ".join(images), picture, step)  # type: ignore[no-untyped-call]
+        self.board.add_image(" | ".join(images), picture, step)
         path = self.samples / f"step-{step:09d}.png"
         save_image(picture, path)
         return path
 
     def flush(self) -> None:
-        self.board.flush()  # type: ignore[no-untyped-call]
+        self.board.flush()
 
     def close(self) -> None:
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()
 
 
 def memory_in_use(device: torch.device) -> float:

@@ -67,7 +67,7 @@ class OptimiserSettings(Settings):
 class PlayerOptimiser:
     """Turns a player's losses into a step that is skipped where a gradient is not finite.
 
-    fp16 has a gradient scaler of its own. Nothing here waits for a CUDA device, but for optimisers without a fused kernel.
+    fp16 has a gradient scaler of its own. Nothing here waits for a CUDA device, save optimisers without a fused kernel.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class PlayerOptimiser:
             self.scaler.step(self.optimiser)
             self.scaler.update()
         elif self.fused and self.device.type == "cuda":
-            # The fused kernels read this attribute and leave weights and moments alone where it is 1: no wait for the host.
+            # The fused kernels read this and leave weights and moments alone where it is 1: no wait for the host.
             self.optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimiser.step()
         elif finite:

@@ -38,7 +38,7 @@ class ConstantSchedule(_Schedule):
 class LinearSchedule(_Schedule):
     """Constant for `hold`, then in a straight line down to `end` of the rate at the stage's last step.
 
-    pix2pix and CycleGAN in PyTorch hold for 100 epochs and fall over 100; they move the rate once an epoch, this each step.
+    pix2pix and CycleGAN in PyTorch hold for 100 epochs and fall over 100, moving the rate once an epoch.
     """
 
     kind: Literal["linear"] = "linear"

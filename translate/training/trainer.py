@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from translate.data.datasets import ImageDataset
 from translate.data.images import to_device
 from translate.data.loader import evaluation_batches, training_batches
 from translate.devices import Precision, resolve_device, resolve_precision
@@ -26,7 +27,7 @@ from translate.methods.base import Method, Turn
 from translate.run import Checkpoint, Run, fill
 from translate.settings import Settings, Span, SpanField, parse_span
 from translate.training import distributed
-from translate.training.distributed import Processes
+from translate.training.distributed import ALONE, Processes
 from translate.training.ema import EMA, EMASettings
 from translate.training.logging import Means, RunLog, memory_in_use
 from translate.training.optimisers import OptimiserSettings, PlayerOptimiser
@@ -123,7 +124,7 @@ class Trainer:
     Counting is in images: `images` have been seen by all processes together, `step` = images / images in a step.
     """
 
-    def __init__(self, config: Config, run: Run, watcher: Watcher, *, processes: Processes = Processes(0, 1)) -> None:
+    def __init__(self, config: Config, run: Run, watcher: Watcher, *, processes: Processes = ALONE) -> None:
         settings = config.training
         self.config, self.run, self.watcher, self.processes = config, run, watcher, processes
         self.device = resolve_device(settings.device)
@@ -134,9 +135,10 @@ class Trainer:
         else:
             torch.backends.cudnn.benchmark = True
 
-        self.dataset = config.data.open("train", config.seed)
-        if self.dataset is None:
+        dataset = config.data.open("train", config.seed)
+        if dataset is None:
             raise UserError("data.train: names no split to train on")
+        self.dataset = dataset
         self.validation_set = config.data.open("validation", config.seed)
         self.specs = config.data.specs()
 
@@ -144,7 +146,7 @@ class Trainer:
         self.method: Method = config.method.build(config.data).to(self.device)
         channels_last = settings.channels_last if settings.channels_last is not None else self.device.type == "cuda"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.method.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's stub lacks this form
+        self.method.to(memory_format=self.memory_format)
         self.method.train()
         self.method_weights = dict(self.method.weights)
         self.ema = EMA(self.method.exported(), settings.ema) if settings.ema else None
@@ -183,7 +185,9 @@ class Trainer:
             self.watcher.message(f"resuming {self.run.path} at {self.images:,} of {self.total:,} images")
         elif self.images == 0:
             self._enter_stage(0)
-        self.log = RunLog(self.run.path, step=self.step_number, rows_size=self.rows_size) if self.processes.leads else None
+        self.log = (
+            RunLog(self.run.path, step=self.step_number, rows_size=self.rows_size) if self.processes.leads else None
+        )
         reason: Literal["finished", "interrupted", "early stop"] = "finished"
         try:
             with self._signals(), self._training_batches() as batches:
@@ -217,7 +221,7 @@ class Trainer:
             if self._due(preview_every) or finished:
                 self._write_previews()
             if self.validation_set is not None and (self._due(validate_every) or finished):
-                self._validate()
+                self._validate(self.validation_set)
             stop = distributed.any_of(self._stop_signal is not None, self.device)
             stop_early = patience is not None and self.validations_since_best >= patience
             if self._due(save_every) or finished or stop or stop_early:
@@ -331,7 +335,9 @@ class Trainer:
                     raise UserError(f"{key}.{what}: {name!r} is unknown to this method; it has {', '.join(valid)}")
         for player in stage.players or players:
             if stage.optimiser is None and player not in stage.optimisers:
-                raise UserError(f"{key}: no optimiser for {player!r}; add 'optimiser' (for all) or 'optimisers.{player}'")
+                raise UserError(
+                    f"{key}: no optimiser for {player!r}; add 'optimiser' (for all) or 'optimisers.{player}'"
+                )
 
     def _enter_stage(self, number: int) -> None:
         """Give the stage its optimisers and loss weights. Networks and average go on as they are."""
@@ -375,7 +381,7 @@ class Trainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _seed(self, number: int) -> None:
-        """Dropout and noise follow from (seed, images seen, process, pass) alone: resuming needs no generator's state."""
+        """Dropout and noise follow from (seed, images seen, process, pass): resuming needs no generator's state."""
         state = np.random.SeedSequence([self.config.seed, self.images, self.processes.rank, number])
         seed = int(state.generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.default_generator.manual_seed(seed)
@@ -392,7 +398,6 @@ class Trainer:
 
     @contextlib.contextmanager
     def _training_batches(self) -> Iterator[Iterator[Mapping[str, Any]]]:
-        assert self.dataset is not None
         batches = training_batches(
             self.dataset,
             batch_size=self.config.training.batch_size,
@@ -455,7 +460,7 @@ class Trainer:
             newest = next(iter(self.run.checkpoint_folders()), None)
             raise UserError(
                 f"{longest} steps in a row had a loss or gradient that is no number; the last good checkpoint is "
-                f"{newest or 'none'}: lower the learning rate, set training.stages.*.clip, or use training.precision=fp32"
+                f"{newest or 'none'}: lower the learning rate, set a stage's clip, or use training.precision=fp32"
             )
 
     @contextlib.contextmanager
@@ -485,11 +490,11 @@ class Trainer:
         if pictures:
             self.log.grid(self.step_number, {k: torch.cat([p[k].float() for p in pictures]) for k in pictures[0]})
 
-    def _validate(self) -> None:
+    def _validate(self, dataset: ImageDataset) -> None:
         """Measure, note the best, export it. All processes measure the same, so that all stop early together."""
         settings = self.config.validation
         batches = _first(
-            evaluation_batches(self.validation_set, batch_size=settings.batch_size, workers=0, device=self.device),
+            evaluation_batches(dataset, batch_size=settings.batch_size, workers=0, device=self.device),
             settings.images,
         )
         with self._averaged() as networks:
@@ -542,7 +547,9 @@ class Trainer:
         model = {k.removeprefix("method."): v for k, v in checkpoint.model.items() if k.startswith("method.")}
         fill(self.method, model, str(checkpoint.path))
         if self.ema:
-            self.ema.load_state_dict({k.removeprefix("ema."): v for k, v in checkpoint.model.items() if k.startswith("ema.")})
+            self.ema.load_state_dict(
+                {k.removeprefix("ema."): v for k, v in checkpoint.model.items() if k.startswith("ema.")}
+            )
         self.images = int(state["images"])
         self._enter_stage(int(state["stage"]))
         for name, optimiser in self.optimisers.items():
@@ -572,11 +579,16 @@ def plan(config: Config) -> list[str]:
 
     trainer = Trainer(config, Run(Path("unused")), _Silent())
     lines = [f"data: {trainer.epoch:,} training samples"]
-    lines[0] += f", {len(trainer.validation_set):,} to validate on" if trainer.validation_set is not None else ", no validation"
+    lines[0] += (
+        f", {len(trainer.validation_set):,} to validate on" if trainer.validation_set is not None else ", no validation"
+    )
     lines += [f"{name}: {count_parameters(player):,} parameters" for name, player in trainer.method.players.items()]
-    lines.append(f"device {trainer.device}, {str(trainer.dtype).removeprefix('torch.')}, {trainer.batch} images in a step")
+    lines.append(
+        f"device {trainer.device}, {str(trainer.dtype).removeprefix('torch.')}, {trainer.batch} images in a step"
+    )
     for stage, length in zip(trainer.stages, trainer.lengths, strict=True):
-        lines.append(f"stage {stage.name}: {length:,} images, {length // trainer.batch:,} steps, {length / trainer.epoch:.1f} epochs")
+        steps, epochs = length // trainer.batch, length / trainer.epoch
+        lines.append(f"stage {stage.name}: {length:,} images, {steps:,} steps, {epochs:.1f} epochs")
     return lines
 
 

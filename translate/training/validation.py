@@ -33,7 +33,7 @@ class ValidationSettings(Settings):
 
 
 def run_padded(network: nn.Module, images: Tensor) -> Tensor:
-    """Run a generator on (N, C, H, W) of any size: padded to what it divides, by reflection where there is enough, cropped back."""
+    """Run a generator on (N, C, H, W) of any size: padded to what it divides (reflected if it can be), cropped back."""
     multiple, smallest, scale = int(network.multiple), int(network.smallest), int(network.scale)  # type: ignore[arg-type]
     height, width = images.shape[2:]
     down, right = (max(smallest, -(-n // multiple) * multiple) - n for n in (height, width))
