@@ -98,9 +98,7 @@ def ours(dataset: ImageDataset, *, normalise: bool) -> Callable[[], None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of photographs to cut the pairs from")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -134,9 +132,7 @@ def main() -> None:
         for name, rate in rates.items()
     }
     if arguments.json:
-        print(
-            json.dumps({"images": str(arguments.images or "gradients"), "rounds": arguments.rounds, **result})
-        )
+        print(json.dumps({"images": str(arguments.images or "gradients"), "rounds": arguments.rounds, **result}))
         return
     for name, values in result.items():
         print(f"{name:30} {values['images_per_second']:9.1f} images/s  {values['ratio']:6.2f}x")

@@ -113,7 +113,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_config(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A config file with its `base` (a shipped name or a path beside the file) laid underneath."""
-    if path in _seen:
+    if path.resolve() in _seen:
         raise UserError(f"{path}: 'base' leads back to this file; remove one 'base'")
     content = read_yaml(path)
     base = content.pop("base", None)
@@ -121,7 +121,7 @@ def read_config(path: Path, _seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise UserError(f"{path}: 'base' must be the name of a config, not {base!r}")
-    return merge(read_config(find_config(base, path.parent), (*_seen, path)), content)
+    return merge(read_config(find_config(base, path.parent), (*_seen, path.resolve())), content)
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Literal
 
@@ -13,13 +14,19 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; UserError for a device that torch does not know or does not find."""
+    """`auto` is CUDA where there is one; UserError for a device that torch does not know or does not find.
+
+    Of several processes that torchrun started on a machine, each takes the GPU of its own number.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and ":" not in name and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        name = str(device)
     found = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= found:
         raise UserError(f"device {name!r} was asked for, but torch finds {found} CUDA devices; use cpu")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the weights file's metadata; a reader refuses newer ones by name."""
 METADATA_KEY = "translate"
+_CHECKPOINT_FILES = ("model.safetensors", "trainer.pt")
 _STEP = re.compile(r"^step-(\d+)$")
 
 
@@ -107,15 +108,18 @@ class Run:
         return config.validate(config.read_yaml(self.config_file), str(self.config_file))
 
     def save_checkpoint(self, step: int, model: Mapping[str, Tensor], trainer: Mapping[str, Any], keep: int) -> Path:
-        """Write a checkpoint to a temporary name, make it durable, rename it, then drop all but the last `keep`."""
+        """Write a checkpoint to a temporary name, make it durable, rename it, then drop all but the last `keep`.
+
+        Those of later steps go as well: the run fell back behind them because they are damaged.
+        """
         final = self.checkpoints / f"step-{step:09d}"
-        temporary = self.checkpoints / f".{final.name}.{os.getpid()}"
+        temporary = self.checkpoints / ".unfinished"  # one name, so that what a killed run left goes with the next
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             save_file(_plain(model), temporary / "model.safetensors")
             torch.save(dict(trainer), temporary / "trainer.pt")
-            manifest = {name: _sha256(temporary / name) for name in ("model.safetensors", "trainer.pt")}
+            manifest = {name: _sha256(temporary / name) for name in _CHECKPOINT_FILES}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for path in temporary.iterdir():
                 _flush_to_disk(path)
@@ -128,8 +132,10 @@ class Run:
                 f"{final}: the checkpoint cannot be written ({getattr(error, 'strerror', None) or error}); earlier "
                 f"ones are whole: make room, then 'translate train --resume {self.path}'"
             ) from error
-        for old in self.checkpoint_folders()[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
+        folders = self.checkpoint_folders()
+        newest = folders.index(final)
+        for stale in [*folders[:newest], *folders[newest + keep :]]:
+            shutil.rmtree(stale, ignore_errors=True)
         return final
 
     def checkpoint_folders(self) -> list[Path]:
@@ -148,8 +154,8 @@ class Run:
         for path in folders:
             try:
                 manifest = json.loads((path / "manifest.json").read_text())
-                for name, digest in manifest.items():
-                    if _sha256(path / Path(name).name) != digest:
+                for name in _CHECKPOINT_FILES:
+                    if not isinstance(manifest, dict) or manifest.get(name) != _sha256(path / name):
                         raise ValueError(f"{name} does not match its checksum")
                 model = load_file(path / "model.safetensors", device=str(device or "cpu"))
                 trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
@@ -221,7 +227,7 @@ def load_weights(path: Path) -> Weights:
         )
     try:
         content = json.loads(metadata)
-        version, raw = content["format"], content["config"]
+        version, raw = int(content["format"]), content["config"]
         step, images = int(content["step"]), int(content["images"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: its metadata is damaged ({error}); export it again") from error
@@ -241,15 +247,15 @@ def build_for_inference(weights: Weights) -> Method:
     return method.eval()
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
-    """Load weights by name; UserError that names the first tensor that does not fit."""
+def fill(module: nn.Module, tensors: Mapping[str, Any], source: str, *, assign: bool = False) -> None:
+    """Load weights by name, and what a module's `get_extra_state` gave; UserError names the first that does not fit."""
     expected = module.state_dict()
     for name in [*expected, *tensors]:
         if name not in tensors:
             raise UserError(f"{source}: is from another architecture: it lacks '{name}', which the config asks for")
         if name not in expected:
             raise UserError(f"{source}: is from another architecture: the config has no place for its '{name}'")
-        if expected[name].shape != tensors[name].shape:
+        if isinstance(expected[name], Tensor) and expected[name].shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, the config asks for {tuple(expected[name].shape)}"
             raise UserError(f"{source}: is from another architecture: '{name}' has shape {shapes}")
     module.load_state_dict(dict(tensors), assign=assign)
@@ -285,9 +291,10 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.unfinished")
     try:
         write(temporary)
+        _flush_to_disk(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

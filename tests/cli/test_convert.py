@@ -152,8 +152,8 @@ def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "translate", "convert", str(weights), str(folder), str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while len(list(out.glob("x*.png"))) < 5 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300  # importing torch is slow where others use the disk
+    while len(list(out.glob("x*.png"))) < 5 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
@@ -165,7 +165,10 @@ def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
 
 
 def test_help_loads_no_torch() -> None:
-    code = "import sys; from translate.cli import convert; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'pydantic')))"
+    code = (
+        "import sys; from translate.cli import convert; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'cv2', 'pydantic')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

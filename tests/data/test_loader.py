@@ -93,9 +93,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
 def test_workers_share_a_cache(tmp_path: Path, cache: str) -> None:
     write_pairs(tmp_path, 5)
     folder = {"cache_folder": tmp_path / "cache"} if cache == "disk" else {}
-    assert_equal(
-        take(open_split(tmp_path, cache=cache, **folder), 6, workers=2), take(open_split(tmp_path), 6)
-    )
+    assert_equal(take(open_split(tmp_path, cache=cache, **folder), 6, workers=2), take(open_split(tmp_path), 6))
 
 
 def test_resuming_goes_on_exactly_there(tmp_path: Path) -> None:
@@ -192,6 +190,34 @@ def test_a_dead_worker_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_dead_worker_is_told_nowhere_but_where_a_batch_is_awaited(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 3)
+    batches = training_batches(open_split(tmp_path), batch_size=1, seed=0, start=0, workers=1, device=CPU)
+    with closing(batches):
+        next(batches)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        sum(range(100_000))  # the signal has arrived by now, in the middle of a step as it were
+        with pytest.raises(UserError, match="data loading process died"):
+            next(batches)
+
+
+def test_workers_outlive_a_sigterm_to_the_group(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 5)
+    dataset = open_split(tmp_path)
+    batches = training_batches(dataset, batch_size=2, seed=4, start=0, workers=1, device=CPU)
+    with closing(batches):
+        got = [next(batches)]
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+        got += [next(batches) for _ in range(11)]
+    assert_equal(got, take(dataset, 12))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals to a process group")
 def test_ctrl_c_prints_nothing_from_the_workers(tmp_path: Path) -> None:
     write_pairs(tmp_path, 3)
@@ -212,12 +238,14 @@ except KeyboardInterrupt:
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"batch\n"
-    os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the whole group
-    _, errors = child.communicate(timeout=30)
-    assert child.returncode == 7
+    try:
+        assert child.stdout is not None and child.stdout.readline() == b"batch\n"
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the whole group
+        _, errors = child.communicate(timeout=120)
+    finally:
+        child.kill()
     assert errors == b""
+    assert child.returncode == 7
 
 
 @pytest.mark.parametrize("workers", [0, 2])

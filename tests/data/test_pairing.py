@@ -70,9 +70,7 @@ def test_side_by_side_items_hold_one_file_twice(tmp_path: Path) -> None:
 def test_manifest_rows(tmp_path: Path) -> None:
     touch(tmp_path / "set" / "a.png", tmp_path / "set" / "b.png", tmp_path / "secret.png")
     manifest = tmp_path / "set" / "train.csv"
-    manifest.write_text(
-        "note,A,B\nx,a.png,b.png\ny,../secret.png,b.png\nz,a.png,gone.png\nw,,b.png\nv,a.png,b.png\n"
-    )
+    manifest.write_text("note,A,B\nx,a.png,b.png\ny,../secret.png,b.png\nz,a.png,gone.png\nw,,b.png\nv,a.png,b.png\n")
     pairing = pair_manifest(manifest)
     folder = manifest.parent.resolve()
     assert pairing.items == [Item("a", {"A": folder / "a.png", "B": folder / "b.png"})]

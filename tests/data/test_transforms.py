@@ -47,9 +47,7 @@ def test_crop_and_flip_are_those_of_albumentations() -> None:
         steps = [albumentations.Crop(x, y, x + 32, y + 32)]
         if mirror < 0.5:
             steps.append(albumentations.HorizontalFlip(p=1))
-        want = albumentations.Compose(steps, additional_targets={"B": "image"})(
-            image=whole["image"], B=whole["B"]
-        )
+        want = albumentations.Compose(steps, additional_targets={"B": "image"})(image=whole["image"], B=whole["B"])
         got = transform.augment(prepared, np.random.default_rng(position))
         np.testing.assert_array_equal(got["A"], want["image"])
         np.testing.assert_array_equal(got["B"], want["B"])
@@ -180,9 +178,7 @@ def test_flips_keep_all_channels(channels: int) -> None:
 
 def test_grey_images_take_colour_too() -> None:
     specs = {"A": ImageSpec(channels=1)}
-    settings = AugmentSettings(
-        resize=None, crop=None, flip=False, colour=ColourSettings(brightness=0.5, hue=0.1)
-    )
+    settings = AugmentSettings(resize=None, crop=None, flip=False, colour=ColourSettings(brightness=0.5, hue=0.1))
     transform = Transform(settings, specs, training=True, colour_side="A")
     out = transform.augment({"A": photo(16, 16, 1)}, np.random.default_rng(3))["A"]
     assert out.shape == (16, 16, 1)

@@ -176,7 +176,8 @@ def test_what_a_format_cannot_hold_becomes_png_and_is_said_once(
     assert sorted(contents(tmp_path / "out")) == ["alpha.png", "deep.png", "plain.jpg"]
     assert len(summary.notes) == 1 and "2 results" in summary.notes[0]
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "deep.png").pixels, 65535 - deep)
-    assert convert(negative, tmp_path / "in", tmp_path / "out", options).skipped == 3
+    again = convert(negative, tmp_path / "in", tmp_path / "out", options)
+    assert again.skipped == 3 and all(item.destination.is_file() for item in again.results)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -354,9 +355,7 @@ def test_memory_for_a_batch_but_not_for_the_whole(negative: Translator, folder: 
     assert convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=8)).written == 5
 
 
-def test_an_interrupt_leaves_whole_files_and_says_how_many(
-    negative: Translator, folder: Path, tmp_path: Path
-) -> None:
+def test_an_interrupt_leaves_whole_files_and_says_how_many(negative: Translator, folder: Path, tmp_path: Path) -> None:
     def stop_after_two(done: int) -> None:
         if done == 2:
             raise KeyboardInterrupt

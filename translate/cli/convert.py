@@ -38,15 +38,9 @@ class Format(str, Enum):
 
 
 def convert(
-    weights: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")
-    ],
-    inputs: Annotated[
-        str, typer.Argument(metavar="IN", help="A file, a folder (with all below it) or a glob.")
-    ],
-    output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder of the results (or a file, if IN is one).")
-    ],
+    weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")],
+    inputs: Annotated[str, typer.Argument(metavar="IN", help="A file, a folder (with all below it) or a glob.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the results (or a file, if IN is one).")],
     direction: Annotated[str | None, typer.Option(help="AtoB or BtoA; the model's own by default.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per step.", show_default="by the device")
@@ -61,9 +55,7 @@ def convert(
         int | None,
         typer.Option(min=1, max=100, help="Of JPEG and WebP.", show_default="JPEG 95, WebP lossless"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Convert again what is done already.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what is done already.")] = False,
     report: Annotated[bool, typer.Option("--report", help="Write OUT/index.html with all pictures.")] = False,
     target: Annotated[
         Path | None, typer.Option(metavar="DIR", help="What the results should be: compared in the report.")
@@ -73,9 +65,7 @@ def convert(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Convert just the first so many files.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON summary on standard output.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON summary on standard output.")] = False,
 ) -> None:
     """Convert images with a trained model: same names, same sizes, same folders.
 
@@ -110,9 +100,7 @@ def convert(
         raise typer.Exit(130)
     if summary.failed:
         done = summary.written + summary.skipped
-        raise PartialFailure(
-            f"{len(summary.failed)} of {summary.total} images failed; {done} are done in {output}"
-        )
+        raise PartialFailure(f"{len(summary.failed)} of {summary.total} images failed; {done} are done in {output}")
 
 
 def _tell(summary: Summary, output: Path, *, quiet: bool) -> None:

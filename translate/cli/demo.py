@@ -30,7 +30,7 @@ def demo(
     from translate.inference.folder import ConvertOptions, convert
     from translate.inference.translator import Translator
 
-    facades = out / "facades"
+    facades = out / f"facades-{count}-{seed}"
     test = max(4, count // 20)
     held_out = max(4, count // 20)
     with console.progress("drawing house fronts", total=count + held_out + test, quiet=quiet) as advance:

@@ -84,9 +84,12 @@ def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[
     from translate.training.trainer import Trainer
 
     with processes(resolve_device(config.training.device)) as group, _watcher(quiet or not group.leads) as watcher:
+        # The trainer first: a mistake that it finds must leave no empty run folder behind.
+        trainer = Trainer(config, Run(Path()), watcher, processes=group)
         run = Run(Path(from_leader(str(make_run().path) if group.leads else None) or ""))
         watcher.message(f"run folder {run.path}; watch it with: tensorboard --logdir {run.path.parent}")
-        return run, Trainer(config, run, watcher, processes=group).train()
+        trainer.run = run
+        return run, trainer.train()
 
 
 def new_run(runs: Path, config: Config) -> Run:

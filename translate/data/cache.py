@@ -89,9 +89,7 @@ class Cache:
         return {**self.__dict__, "_bytes": None}
 
 
-def memory_cache(
-    count: int, read: Read, *, threads: int | None = None, progress: Progress | None = None
-) -> Cache:
+def memory_cache(count: int, read: Read, *, threads: int | None = None, progress: Progress | None = None) -> Cache:
     """Decode `count` samples into shared memory, by a pool of threads (decoders release Python's lock).
 
     Raises:
@@ -203,9 +201,7 @@ def _decoded(
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for start in range(0, count, _CHUNK):
-            for index, sample in enumerate(
-                pool.map(attempt, range(start, min(count, start + _CHUNK))), start + 1
-            ):
+            for index, sample in enumerate(pool.map(attempt, range(start, min(count, start + _CHUNK))), start + 1):
                 yield sample
                 if progress is not None:
                     progress(index, count)

@@ -31,9 +31,7 @@ Split = Literal["train", "validation", "test"]
 Sample = dict[str, Any]
 """Side name -> pixels (H, W, C), `name` -> str, and `problem` -> str where another sample had to stand in."""
 
-_ATTEMPTS = (
-    3  # unreadable files in a row before a training run is stopped: one is bad luck, three are a bad folder
-)
+_ATTEMPTS = 3  # unreadable files in a row that stop a training run: one is bad luck, three are a bad folder
 _SHOWN = 3  # problems named in one line; `translate data check` lists the rest
 _SPLIT = "{split}"
 
@@ -89,16 +87,13 @@ class ImageDataset(Dataset[Sample]):
                 problems.append(str(error))
                 index = int(np.random.default_rng((self.seed, 2, position, attempt)).integers(len(self)))
                 continue
-            sample: Sample = {
-                **self.transform.augment(prepared, np.random.default_rng((self.seed, 1, position)))
-            }
+            sample: Sample = {**self.transform.augment(prepared, np.random.default_rng((self.seed, 1, position)))}
             sample["name"] = self.items[index].name
             if problems:
                 sample["problem"] = "; ".join(problems)
             return sample
         raise UserError(
-            f"{_ATTEMPTS} unreadable images in a row, the last: {problems[-1]}; "
-            "`translate data check` lists all"
+            f"{_ATTEMPTS} unreadable images in a row, the last: {problems[-1]}; `translate data check` lists all"
         )
 
     def prepared(self, index: int) -> Mapping[str, Pixels]:
@@ -140,9 +135,7 @@ class _DatasetSettings(Settings):
         A validation or test split that is not there is empty. Raises UserError where a folder or list is
         missing (training), unreadable or empty.
         """
-        name: str | float | None = {"train": self.train, "validation": self.validation, "test": self.test}[
-            split
-        ]
+        name: str | float | None = {"train": self.train, "validation": self.validation, "test": self.test}[split]
         if name is None:
             return Pairing([], [])
         if isinstance(self.validation, float) and split != "test":
@@ -281,17 +274,11 @@ class PairedSettings(_DatasetSettings):
         if refused:
             shown = "; ".join(f"{problem.path}: {problem.text}" for problem in refused[:_SHOWN])
             more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-            skip = (
-                " ('missing: skip' leaves files without a partner out)"
-                if refused[0].kind == "missing"
-                else ""
-            )
+            skip = " ('missing: skip' leaves files without a partner out)" if refused[0].kind == "missing" else ""
             raise UserError(f"data, {split}: {shown}{more}; `translate data check` lists all{skip}")
         if not pairing.items:
             if pairing.problems or split == "train":
-                raise UserError(
-                    f"data, {split}: no pair; A and B have no name in common (`translate data check`)"
-                )
+                raise UserError(f"data, {split}: no pair; A and B have no name in common (`translate data check`)")
             return None
         specs = self.specs()
         transform = Transform(self.augment, specs, training=split == "train", colour_side=self._colour_side)
@@ -340,9 +327,7 @@ class FolderSettings(_DatasetSettings):
             return None
         specs = self.specs()
         transform = Transform(self.augment, specs, training=split == "train", colour_side="image")
-        return self._with_cache(
-            ImageDataset(items, specs, _ReadImage(specs["image"]), transform, seed), [], progress
-        )
+        return self._with_cache(ImageDataset(items, specs, _ReadImage(specs["image"]), transform, seed), [], progress)
 
     def _patterns(self) -> list[str]:
         return [self.image.path or _SPLIT]
@@ -395,9 +380,7 @@ class _ReadPair:
         whole["B"] = whole["A"] if same else read_pixels(path, self.specs["B"])
         width = whole["A"].shape[1]
         if width % 2:
-            raise ImageError(
-                path, f"is {width} pixels wide; a side-by-side pair has an even width (A left, B right)"
-            )
+            raise ImageError(path, f"is {width} pixels wide; a side-by-side pair has an even width (A left, B right)")
         return {"A": whole["A"][:, : width // 2], "B": whole["B"][:, width // 2 :]}
 
 
@@ -413,13 +396,9 @@ def _check_colour(augment: AugmentSettings, side: str, spec: ImageSpec) -> None:
     if augment.colour is None:
         return
     if spec.kind == "labels":
-        raise ValueError(
-            f"'augment.colour' would change side {side}, which holds labels; set 'augment.colour_side'"
-        )
+        raise ValueError(f"'augment.colour' would change side {side}, which holds labels; set 'augment.colour_side'")
     if spec.channels > 4:
-        raise ValueError(
-            f"'augment.colour' needs an image of 1 to 4 channels, but side {side} has {spec.channels}"
-        )
+        raise ValueError(f"'augment.colour' needs an image of 1 to 4 channels, but side {side} has {spec.channels}")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

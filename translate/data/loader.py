@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Any, Literal
 
 import cv2
@@ -23,6 +26,7 @@ Batch = dict[str, Any]
 empty."""
 Workers = int | Literal["auto"]
 
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 _PREFETCH = 4  # batches that each worker prepares ahead: evens out files that take longer than others
 _Key = tuple[int, int]
 
@@ -33,9 +37,7 @@ def worker_count(workers: Workers) -> int:
     if workers != "auto":
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores //= int(
-        os.environ.get("LOCAL_WORLD_SIZE", "1")
-    )  # set by torchrun: training processes on this machine
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: training processes on this machine
     return max(1, min(cores - 1, 8))
 
 
@@ -119,9 +121,7 @@ def evaluation_batches(
     # The last batch waits until the end is seen, so that it can carry the problems that no batch follows.
     waiting: Batch | None = None
     problems: list[str] = []
-    for batches, found in _load(
-        _EvaluationFetch(dataset), chunks, min(worker_count(workers), len(chunks)), device
-    ):
+    for batches, found in _load(_EvaluationFetch(dataset), chunks, min(worker_count(workers), len(chunks)), device):
         problems += found
         for batch in batches:
             if waiting is not None:
@@ -129,9 +129,7 @@ def evaluation_batches(
             waiting = {**batch, "problems": problems}
             problems = []
     if waiting is None:
-        raise UserError(
-            f"no image can be read; the first: {problems[0]}" if problems else "this split has no image"
-        )
+        raise UserError(f"no image can be read; the first: {problems[0]}" if problems else "this split has no image")
     waiting["problems"] = waiting["problems"] + problems
     yield waiting
 
@@ -237,12 +235,14 @@ def _load(fetch: Dataset[Any], keys: Iterable[Any], workers: Workers, device: to
         prefetch_factor=_PREFETCH if count else None,
         generator=torch.Generator(),  # torch draws a seed for its workers: not from the global generator
     )
-    with _interrupts_held():
+    with _stops_held():
         iterator = iter(loader)
+    _watch_workers()
     try:
         while True:
             try:
-                loaded = next(iterator)
+                with _deaths_told():
+                    loaded = next(iterator)
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -264,22 +264,66 @@ def _as_it_is(loaded: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """One thread per worker, and Ctrl-C is the main process's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread per worker; Ctrl-C and a scheduler's SIGTERM, sent to all processes, are the main one's business."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _report
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print what a worker's helper threads raise, but for a line to the main process that was cut: it was
+    interrupted while it took a batch, or is gone. (What a sample raises never comes here.)"""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold SIGINT back while workers start: they inherit that, until they have said that they ignore it."""
+def _stops_held() -> Iterator[None]:
+    """Hold back the signals that stop a run while workers start: these inherit that, until they ignore the signals."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_waiting = False  # for a batch: the one time that a worker's death may be raised
+
+
+def _watch_workers() -> None:
+    """Have a worker's death raised where a batch is awaited. Torch raises it wherever the main process just is."""
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return  # torch has set no handler
+    raise_anywhere = signal.getsignal(signal.SIGCHLD)
+    if not callable(raise_anywhere) or hasattr(raise_anywhere, "translate"):
+        return
+
+    def raise_where_awaited(number: int, frame: FrameType | None) -> None:
+        try:
+            raise_anywhere(number, frame)
+        except RuntimeError:
+            if _waiting:
+                raise
+
+    raise_where_awaited.translate = True  # type: ignore[attr-defined]  # marks it as set already
+    signal.signal(signal.SIGCHLD, raise_where_awaited)
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    """Raises RuntimeError if a worker dies meanwhile, or has died before."""
+    global _waiting
+    _waiting = True
+    try:
+        # Without this, a worker that died in the middle of sending would be waited for without end.
+        torch._C._error_if_any_worker_fails()
+        yield
+    finally:
+        _waiting = False

@@ -46,9 +46,7 @@ class ColourSettings(Settings):
     @model_validator(mode="after")
     def _changes_something(self) -> ColourSettings:
         if not (self.brightness or self.contrast or self.saturation or self.hue):
-            raise ValueError(
-                "set at least one of brightness, contrast, saturation, hue above 0, or leave 'colour' out"
-            )
+            raise ValueError("set at least one of brightness, contrast, saturation, hue above 0, or leave 'colour' out")
         return self
 
 
@@ -70,9 +68,7 @@ class AugmentSettings(Settings):
     @model_validator(mode="after")
     def _crop_fits(self) -> AugmentSettings:
         if self.crop is not None and self.resize is not None and self.crop > self.resize:
-            raise ValueError(
-                f"'crop' is {self.crop} but 'resize' is {self.resize}; 'resize' must be at least as large"
-            )
+            raise ValueError(f"'crop' is {self.crop} but 'resize' is {self.resize}; 'resize' must be at least as large")
         return self
 
 
@@ -219,9 +215,7 @@ def _by_shorter(height: int, width: int, shorter: int) -> tuple[int, int]:
 
 
 def _colour_jitter() -> Any:
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # it asks the network for its newest version otherwise
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its newest version otherwise
     import albumentations
 
     return albumentations.ColorJitter(p=1.0)

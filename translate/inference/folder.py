@@ -40,6 +40,8 @@ CUDA_BATCH_PIXELS = 1 << 20
 """Pixels of an automatic batch on a GPU: 16 images of 256 x 256."""
 CUDA_BATCH = 16
 
+_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
+
 
 @dataclass(frozen=True)
 class ConvertOptions:
@@ -272,7 +274,6 @@ class _Work:
         self.options = options
         self.on_progress = on_progress
         self.summary = Summary(total=len(plan.items))
-        self.finished: set[Item] = set()
         self.changed: Counter[str] = Counter()  # suffix asked for -> results that it could not hold
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.writers = ThreadPoolExecutor(WRITERS, "write")
@@ -320,7 +321,7 @@ class _Work:
     def _loaded(self, items: Sequence[Item]) -> Iterator[_Loaded]:
         """Decoded images in the order of `items`, some ahead of their turn; bad ones are listed, left out."""
         remaining = deque(items)
-        window: deque[tuple[Item, int, Future[_Loaded | None]]] = deque()
+        window: deque[tuple[Item, int, Future[_Loaded]]] = deque()
         held = 0
         while remaining or window:
             while remaining and len(window) < LOOK_AHEAD and (not window or held < LOOK_AHEAD_PIXELS):
@@ -339,8 +340,10 @@ class _Work:
             except MemoryError:
                 self._fail(item, "not enough memory to prepare it; scale it down first")
             else:
-                if loaded is None:
-                    self._skip(item)
+                wanted, given = item.destination.suffix, loaded.item.destination.suffix
+                self.changed[wanted] += wanted != given
+                if loaded.item is not item and self._is_finished(loaded.item.destination):
+                    self._skip(loaded.item)
                 else:
                     yield loaded
 
@@ -353,17 +356,14 @@ class _Work:
             return 0
         return header.width * header.height
 
-    def _read(self, item: Item) -> _Loaded | None:
-        """In a reader's thread. None: the result is there already, under the format that can hold it."""
+    def _read(self, item: Item) -> _Loaded:
+        """In a reader's thread. The item's destination is changed where its format cannot hold the result."""
         image = read_image(item.source, max_pixels=self.options.max_pixels)
         suffix = item.destination.suffix
         deep = image.pixels.dtype == np.uint16 and self.translator.target.kind == "image"
         able = _suffix_for(suffix, self.translator.target, deep=deep, alpha=self._keeps_alpha(image))
         if able != suffix:
-            self.changed[suffix] += 1
             item = Item(item.source, item.destination.with_suffix(able), item.name)
-            if self._is_finished(item.destination):
-                return None
         return _Loaded(item, image, load_pixels_like(image, self.translator.source))
 
     def _keeps_alpha(self, image: ImageFile) -> bool:
@@ -409,15 +409,18 @@ class _Work:
         return loaded.item
 
     def _collect(self) -> None:
-        """Wait for the oldest write and count it."""
-        loaded, future = self.writing.popleft()
+        """Wait for the oldest write and count it. An interrupt while it waits leaves it in the queue."""
+        loaded, future = self.writing[0]
+        if not future.cancelled():
+            future.exception()
+        self.writing.popleft()
         if future.cancelled():
             return
         try:
             item = future.result()
         except (OSError, UserError) as error:
             cause = error if isinstance(error, OSError) else error.__context__  # `write_image` words it
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
                 raise _DiskFull(str(loaded.item.destination)) from error
             self._fail(loaded.item, f"no result: {error}")
         else:
@@ -437,7 +440,7 @@ class _Work:
                 self._collect()
             except _DiskFull:
                 continue
-        for suffix, count in sorted(self.changed.items()):
+        for suffix, count in sorted((+self.changed).items()):
             what = "result that" if count == 1 else "results that"
             self.summary.notes.append(f"{count} {what} {suffix} cannot hold (16 bits, alpha) became .png")
         order = {item.name: position for position, item in enumerate(self.plan.items)}

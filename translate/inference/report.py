@@ -46,9 +46,7 @@ class Entry:
 @dataclass
 class _Row:
     name: str
-    pictures: list[tuple[str, str, str, int, int]] = field(
-        default_factory=list
-    )  # caption, thumbnail, file, w, h
+    pictures: list[tuple[str, str, str, int, int]] = field(default_factory=list)  # caption, thumbnail, file, w, h
     values: dict[str, float] = field(default_factory=dict)
     remark: str = ""
 
@@ -169,9 +167,7 @@ def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple
     plural = "image" if len(rows) == 1 else "images"
     parts = [f"<h1>{len(rows)} {plural} converted</h1>", f"<dl>{head}</dl>", _averages(rows)]
     if failed:
-        lines = "".join(
-            f"<tr><td>{escape(str(path))}</td><td>{escape(reason)}</td></tr>" for path, reason in failed
-        )
+        lines = "".join(f"<tr><td>{escape(str(path))}</td><td>{escape(reason)}</td></tr>" for path, reason in failed)
         parts.append(
             f"<section><h2>{len(failed)} failed</h2><table><thead><tr><th>file</th><th>reason</th></tr>"
             f"</thead><tbody>{lines}</tbody></table></section>"

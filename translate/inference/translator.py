@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from translate.data.images import ImageFile, load_pixels_like, normalise, read_image, to_pixels
@@ -24,9 +26,7 @@ Protocol = Literal["default", "paper"]
 Picture = TypeVar("Picture", Pixels, Image.Image)
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Translator:
@@ -225,9 +225,9 @@ def _prepared(network: nn.Module, protocol: Protocol) -> nn.Module:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         if protocol == "paper":
-            if isinstance(module, _DROPOUTS):
+            if isinstance(module, _DropoutNd):
                 module.train()
-            elif isinstance(module, _BATCH_NORMS):
+            elif isinstance(module, _BatchNorm):
                 module.running_mean = module.running_var = None  # eval mode without them: the batch's own
     return network
 

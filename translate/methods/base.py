@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from translate.data.spec import ImageSpec
 
@@ -38,7 +39,7 @@ class Method(nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._reports: dict[str, Tensor] = {}
+        self._reports: dict[str, list[Tensor]] = {}
 
     @abstractmethod
     def turns(self, step: int) -> Sequence[Turn]:
@@ -70,12 +71,23 @@ class Method(nn.Module, ABC):
 
     def report(self, name: str, value: Tensor) -> None:
         """Log the mean of a number that is no loss. Costs no synchronisation: it is read when a log row is written."""
-        self._reports[name] = value.detach().float().mean()
+        self._reports.setdefault(name, []).append(value.detach().float().mean())
 
     def take_reports(self) -> dict[str, Tensor]:
-        """The numbers reported since the last call (the trainer's side of `report`)."""
+        """The means of what was reported since the last call (the trainer's side of `report`)."""
         reports, self._reports = self._reports, {}
-        return reports
+        return {name: torch.stack(values).mean() for name, values in reports.items()}
+
+
+def run_padded(network: nn.Module, images: Tensor) -> Tensor:
+    """Run a generator on (N, C, H, W) of any size: padded to what it divides (reflected if it can be), cropped back."""
+    multiple, smallest, scale = int(network.multiple), int(network.smallest), int(network.scale)  # type: ignore[arg-type]
+    height, width = images.shape[2:]
+    down, right = (max(smallest, -(-n // multiple) * multiple) - n for n in (height, width))
+    if down or right:
+        mode = "reflect" if down < height and right < width else "replicate"
+        images = F.pad(images, (0, right, 0, down), mode=mode)
+    return torch.as_tensor(network(images))[..., : height * scale, : width * scale]
 
 
 def visible(images: Tensor, spec: ImageSpec) -> Tensor:

@@ -22,7 +22,7 @@ from translate.losses.adversarial import OBJECTIVES, ObjectiveName
 from translate.losses.feature_matching import feature_matching
 from translate.losses.perceptual import PerceptualSettings
 from translate.losses.reconstruction import ReconstructionSettings
-from translate.methods.base import Method, Turn, visible
+from translate.methods.base import Method, Turn, run_padded, visible
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.unet import UNetSettings
@@ -79,8 +79,9 @@ class Pix2Pix(Method):
             "adversarial": settings.adversarial_weight,
             "reconstruction": settings.reconstruction.weight,
             "feature_matching": settings.feature_matching_weight,
-            "perceptual": settings.perceptual.weight if settings.perceptual else 0.0,
         }
+        if settings.perceptual is not None:
+            self.weights["perceptual"] = settings.perceptual.weight
 
     @property
     def discriminator(self) -> Discriminator:
@@ -102,7 +103,7 @@ class Pix2Pix(Method):
         source, target = (batch[side] for side in self.sides)
         fake = shared["fake"]
         if turn.player == "discriminator":
-            return self._discriminator_loss(source, target, fake.detach())
+            return self._discriminator_loss(source, target, fake.detach()) if self.active("discriminator") else {}
         return self._generator_losses(source, target, fake)
 
     def _discriminator_loss(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ class Pix2Pix(Method):
 
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, target = (batch[side] for side in self.sides)
-        fake = self.generator(source)
+        fake = run_padded(self.generator, source)
         return {
             "input": visible(source, self.source_spec),
             "output": visible(fake, self.target_spec),

@@ -38,7 +38,10 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if world == 1:
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL and the random generator mean the current device
+    # Words between the hosts go by gloo even where gradients go by NCCL: they must not wait for the GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), world)
     finally:
@@ -53,7 +56,7 @@ def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one message a data type."""
     if not _together() or not tensors:
         return
-    for dtype in {tensor.dtype for tensor in tensors}:
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order in every process
         group = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
@@ -62,11 +65,11 @@ def average(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def any_of(flag: bool, device: torch.device) -> bool:
+def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process, so that all stop at the same step."""
     if not _together():
         return flag
-    shared = torch.tensor(int(flag), device=device)
+    shared = torch.tensor(int(flag))
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return bool(shared)
 
@@ -76,7 +79,7 @@ def from_leader(text: str | None) -> str | None:
     if not _together():
         return text
     box = [text]
-    dist.broadcast_object_list(box)
+    dist.broadcast_object_list(box, device=torch.device("cpu"))
     return box[0]
 
 

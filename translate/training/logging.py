@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torchvision.utils import make_grid, save_image
 
 from translate.errors import UserError
 from translate.settings import Settings, SpanField, parse_span
+from translate.training import distributed
 
 
 class LoggingSettings(Settings):
@@ -40,6 +42,8 @@ class Means:
 
     @torch.no_grad()
     def add(self, values: Mapping[str, Tensor]) -> None:
+        if not values:
+            return
         names = tuple(values)
         stacked = torch.stack([value.detach().float() for value in values.values()])
         finite = stacked.isfinite()
@@ -49,7 +53,13 @@ class Means:
         else:
             self._sums[names] = row
 
+    def average(self) -> None:
+        """Make the sums those of all processes (all must call): sums and counts alike, so their quotients are."""
+        distributed.average(list(self._sums.values()))
+
     def take(self) -> dict[str, float]:
+        """The means of all processes (all must call), and begin anew."""
+        self.average()
         totals: dict[str, list[float]] = {}
         for names, row in self._sums.items():
             for name, total, count in zip(names, *row.tolist(), strict=True):
@@ -76,11 +86,12 @@ class RunLog:
         try:
             self.samples.mkdir(exist_ok=True)
             with self.file.open("ab") as stream:
-                stream.truncate(rows_size)
+                # A file that lost its end in a power cut must not be lengthened with zero bytes.
+                stream.truncate(min(rows_size, stream.tell()))
             # Closed and opened at each row: rows are few, and a killed run leaves whole lines behind.
-            self.board = SummaryWriter(str(run_folder), purge_step=step or None)
+            self.board = SummaryWriter(str(run_folder), purge_step=step)
         except OSError as error:
-            raise UserError(f"{run_folder}: cannot be written ({error.strerror})") from error
+            raise _cannot_write(run_folder, error) from error
 
     @property
     def rows_size(self) -> int:
@@ -89,7 +100,7 @@ class RunLog:
     def row(self, step: int, images: int, values: Mapping[str, float], head: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl, and the same numbers as TensorBoard scalars."""
         content = {"step": step, "images": images, **head, **values}
-        with self.file.open("a", encoding="utf-8") as stream:
+        with _writing(self.file), self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")
         self.scalars(step, values)
 
@@ -115,7 +126,8 @@ class RunLog:
         picture = make_grid(rows.float().cpu().clamp(-1, 1) * 0.5 + 0.5, nrow=len(columns), padding=2, pad_value=1.0)
         self.board.add_image(" | ".join(images), picture, step)
         path = self.samples / f"step-{step:09d}.png"
-        save_image(picture, path)
+        with _writing(path):
+            save_image(picture, path)
         return path
 
     def flush(self) -> None:
@@ -123,6 +135,19 @@ class RunLog:
 
     def close(self) -> None:
         self.board.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); mend that, then 'translate train --resume' goes on")
 
 
 def memory_in_use(device: torch.device) -> float:

@@ -26,6 +26,10 @@ def _optimiser_classes() -> dict[str, type[torch.optim.Optimizer]]:
     }
 
 
+_FUSED_ON_CUDA = ("Adam", "AdamW", "SGD")
+"""Those whose fused kernel takes a sign from the device that a step is to be left out."""
+
+
 class OptimiserSettings(Settings):
     """An optimiser of torch.optim by name; further keys are its own arguments (betas, weight_decay, momentum, ...)."""
 
@@ -49,7 +53,7 @@ class OptimiserSettings(Settings):
                 raise ValueError(f"{self.kind} has no argument {key!r}; {hint}")
         try:
             self.build([nn.Parameter(torch.zeros(1))])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{self.kind} refuses these arguments: {error}") from error
         return self
 
@@ -59,7 +63,8 @@ class OptimiserSettings(Settings):
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in (self.model_extra or {}).items()
         }
-        if "fused" in inspect.signature(chosen).parameters and parameters[0].device.type in ("cpu", "cuda"):
+        fused_on = {"cpu": "fused" in inspect.signature(chosen).parameters, "cuda": self.kind in _FUSED_ON_CUDA}
+        if fused_on.get(parameters[0].device.type, False):
             arguments["fused"] = True
         return chosen(parameters, lr=self.lr, **arguments)  # type: ignore[call-arg]  # every class but the base has lr
 
@@ -100,6 +105,10 @@ class PlayerOptimiser:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled where the precision wants it."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
+        # A loss that is no number may still have finite gradients (a constant, a clamp). It then spoils one of them,
+        # so that the one check in `step` sees it, in every process. Otherwise this adds zero.
+        reached = next(p.grad for p in self.parameters if p.grad is not None)
+        reached += (loss - loss).detach()
 
     def step(self) -> tuple[Tensor, Tensor]:
         """Average over processes, unscale, clip, step, clear. Returns (gradient norm, whether the step was taken).

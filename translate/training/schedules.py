@@ -36,7 +36,7 @@ class ConstantSchedule(_Schedule):
 
 
 class LinearSchedule(_Schedule):
-    """Constant for `hold`, then in a straight line down to `end` of the rate at the stage's last step.
+    """Constant for `hold`, then in a straight line down to `end` of the rate where the stage ends.
 
     pix2pix and CycleGAN in PyTorch hold for 100 epochs and fall over 100, moving the rate once an epoch.
     """

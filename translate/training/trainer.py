@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import signal
 import threading
 import time
@@ -47,7 +48,7 @@ class StageSettings(Settings):
     """Every player's optimiser, but for those named in `optimisers`."""
     optimisers: dict[str, OptimiserSettings] = Field(default_factory=dict)
     schedule: ScheduleSettings = ConstantSchedule()
-    players: list[str] | None = None
+    players: list[str] | None = Field(default=None, min_length=1)
     """Who moves; null for all. The others' turns are left out (a pixel stage has no discriminator)."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Loss weights that differ from the method's in this stage."""
@@ -169,7 +170,7 @@ class Trainer:
         self.streak = torch.zeros((), device=self.device)
         self.longest_streak = torch.zeros((), device=self.device)
         self.rows_size = 0
-        self._player_buffers = [b for b in self.method.players.buffers() if b.is_floating_point()]
+        self._player_buffers = list(self.method.players.buffers())
         self._kept_buffers = [b.clone() for b in self._player_buffers]
         self._stop_signal: int | None = None
         self._shown_problems: set[str] = set()
@@ -213,7 +214,7 @@ class Trainer:
             micro_batches = [next(batches) for _ in range(settings.training.accumulation)]
             self._waited += time.perf_counter() - begun
             self._enter_stage(self._stage_at(self.images))
-            self.step([self._to_device(batch) for batch in micro_batches])
+            self.step([self._to_device(self._told(batch)) for batch in micro_batches])
 
             finished = self.images >= self.total
             if self._due(log_every) or finished:
@@ -222,7 +223,9 @@ class Trainer:
                 self._write_previews()
             if self.validation_set is not None and (self._due(validate_every) or finished):
                 self._validate(self.validation_set)
-            stop = distributed.any_of(self._stop_signal is not None, self.device)
+            stop = distributed.any_of(self._stop_signal is not None)
+            if stop and not finished:
+                self.watcher.message("stopping: saving a checkpoint first (once more to stop at once)")
             stop_early = patience is not None and self.validations_since_best >= patience
             if self._due(save_every) or finished or stop or stop_early:
                 self._save()
@@ -248,6 +251,7 @@ class Trainer:
                 shared = self.method.shared(batches[0], moving)
         for turn in turns:
             optimiser = self.optimisers[turn.player]
+            moves = False
             with self._only(turn.player):
                 for number, batch in enumerate(batches):
                     if not once:
@@ -256,7 +260,11 @@ class Trainer:
                         with self._autocast():
                             shared = self.method.shared(batch, {turn.player})
                     loss = self._loss(turn, batch, shared, values, share=1 / len(batches))
-                    optimiser.backward(loss)
+                    if loss is not None:
+                        optimiser.backward(loss)
+                        moves = True
+            if not moves:  # every term has weight 0 in this stage
+                continue
             norm, finite = optimiser.step()
             values[f"gradient norm/{turn.player}"] = norm
             all_finite = all_finite & finite
@@ -276,10 +284,15 @@ class Trainer:
         values: dict[str, Tensor],
         *,
         share: float,
-    ) -> Tensor:
-        """The weighted sum of a turn's terms, times the batch's share of the step; each term is logged unweighted."""
+    ) -> Tensor | None:
+        """The weighted sum of a turn's terms, times the batch's share of the step; each term is logged unweighted.
+
+        None where the turn has no term.
+        """
         with self._autocast():
             terms = self.method.losses(turn, batch, shared)
+        if not terms:
+            return None
         total = torch.zeros((), device=self.device)
         for name, term in terms.items():
             logged = f"{turn.player}/{name}"
@@ -288,7 +301,7 @@ class Trainer:
         return total
 
     def _undo_where(self, finite: Tensor) -> None:
-        """A step that is no number leaves no trace: weights were not touched, running statistics are put back."""
+        """A player's step that is no number leaves no trace: its weights were not touched, statistics are put back."""
         if self.device.type == "cpu":
             if not finite and self._player_buffers:
                 torch._foreach_copy_(self._player_buffers, self._kept_buffers)
@@ -296,7 +309,7 @@ class Trainer:
             for buffer, kept in zip(self._player_buffers, self._kept_buffers, strict=True):
                 buffer.copy_(torch.where(finite, buffer, kept))
         if self.processes.world > 1:
-            distributed.average(self._player_buffers)
+            distributed.average([b for b in self._player_buffers if b.is_floating_point()])
         failed = (~finite).float()
         self.skipped += failed
         self.streak = (self.streak + 1) * failed
@@ -388,13 +401,31 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _told(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch as it is, once the watcher has heard of the files it lacks."""
         for problem in batch.get("problems", []):
             if problem not in self._shown_problems:
                 self._shown_problems.add(problem)
                 self.watcher.message(f"skipped: {problem}")
+        return batch
+
+    def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         tensors = to_device(batch, self.specs, self.device)
+        self._check_size(tensors)
         return {name: t.contiguous(memory_format=self.memory_format) for name, t in tensors.items()}
+
+    def _check_size(self, tensors: Mapping[str, Tensor]) -> None:
+        """Say in a line what torch would say in twenty: images that a network cannot take."""
+        translator = self.method.translator(self.method.directions[0])
+        for name, player in self.method.players.items():
+            side = self.method.sides[0 if player is translator else 1]
+            height, width = tensors[side].shape[2:]
+            multiple, smallest = getattr(player, "multiple", 1), getattr(player, "smallest", 1)
+            if height % multiple or width % multiple or min(height, width) < smallest:
+                raise UserError(
+                    f"data.augment: images of {width}x{height} do not fit the {name}, which takes multiples of "
+                    f"{multiple} from {smallest} on; set data.augment.crop, or a smaller network"
+                )
 
     @contextlib.contextmanager
     def _training_batches(self) -> Iterator[Iterator[Mapping[str, Any]]]:
@@ -418,8 +449,7 @@ class Trainer:
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
             if self._stop_signal is not None:
                 raise KeyboardInterrupt
-            self._stop_signal = number
-            self.watcher.message("stopping after this step (once more to stop at once)")
+            self._stop_signal = number  # nothing is printed here: the signal may have come in the middle of a print
 
         if threading.current_thread() is not threading.main_thread():  # Python has signals in the main thread alone
             yield
@@ -493,13 +523,13 @@ class Trainer:
     def _validate(self, dataset: ImageDataset) -> None:
         """Measure, note the best, export it. All processes measure the same, so that all stop early together."""
         settings = self.config.validation
-        batches = _first(
-            evaluation_batches(dataset, batch_size=settings.batch_size, workers=0, device=self.device),
-            settings.images,
-        )
+        found = evaluation_batches(dataset, batch_size=settings.batch_size, workers=0, device=self.device)
+        batches = (self._told(batch) for batch in _first(found, settings.images))
         with self._averaged() as networks:
             translator = self.method.translator(self.method.directions[0])
             values = validate(translator, batches, self.method.sides, self.specs, self.device, self.dtype)
+            # The last bits may differ from GPU to GPU, and with them who stops early: the leader's numbers count.
+            values = json.loads(distributed.from_leader(json.dumps(values)) or "")
             if not values:
                 return
             if better(settings.best, values[settings.best], self.best):
@@ -517,12 +547,14 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint and last.safetensors."""
+        self.means.average()  # the file holds those of all processes
         if not self.log:
             distributed.barrier()
             return
         with self._averaged() as networks:
             self.run.export("last", self.config, networks, self.step_number, self.images)
-        model = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
+        method_state = self.method.state_dict()
+        model = {f"method.{name}": value for name, value in method_state.items() if isinstance(value, Tensor)}
         if self.ema:
             model |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
         self.log.flush()
@@ -537,15 +569,24 @@ class Trainer:
             "streak": self.streak.cpu(),
             "longest_streak": self.longest_streak.cpu(),
             "rows_size": self.log.rows_size,
-            "seed": self.config.seed,
+            "extra": {name: value for name, value in method_state.items() if not isinstance(value, Tensor)},
         }
         self.run.save_checkpoint(self.step_number, model, state, self.config.checkpoints.keep)
         distributed.barrier()
 
     def _restore(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._take_over(checkpoint)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{checkpoint.path}: does not belong to the config ({error}); undo the changes to "
+                f"{self.run.config_file}, or start anew with 'translate train {self.run.config_file}'"
+            ) from error
+
+    def _take_over(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.trainer
         model = {k.removeprefix("method."): v for k, v in checkpoint.model.items() if k.startswith("method.")}
-        fill(self.method, model, str(checkpoint.path))
+        fill(self.method, {**model, **state["extra"]}, str(checkpoint.path))
         if self.ema:
             self.ema.load_state_dict(
                 {k.removeprefix("ema."): v for k, v in checkpoint.model.items() if k.startswith("ema.")}

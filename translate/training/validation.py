@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from translate.data.images import to_device
 from translate.data.spec import ImageSpec
+from translate.methods.base import run_padded
 from translate.metrics.images import l1, psnr, ssim
 from translate.settings import Settings, SpanField, parse_span
 
@@ -30,17 +30,6 @@ class ValidationSettings(Settings):
     batch_size: int = Field(default=8, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop the run after so many validations without a better one."""
-
-
-def run_padded(network: nn.Module, images: Tensor) -> Tensor:
-    """Run a generator on (N, C, H, W) of any size: padded to what it divides (reflected if it can be), cropped back."""
-    multiple, smallest, scale = int(network.multiple), int(network.smallest), int(network.scale)  # type: ignore[arg-type]
-    height, width = images.shape[2:]
-    down, right = (max(smallest, -(-n // multiple) * multiple) - n for n in (height, width))
-    if down or right:
-        mode = "reflect" if down < height and right < width else "replicate"
-        images = F.pad(images, (0, right, 0, down), mode=mode)
-    return torch.as_tensor(network(images))[..., : height * scale, : width * scale]
 
 
 @torch.no_grad()
