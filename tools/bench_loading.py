@@ -13,14 +13,14 @@ the variants take turns, round by round, and the median round counts.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -31,7 +31,7 @@ from torchvision import transforms
 from translate.data.datasets import ImageDataset, PairedSettings
 from translate.data.files import find_images
 from translate.data.images import to_device
-from translate.data.loader import training_batches
+from translate.data.loader import SampleOrder, collate
 
 PAIRS = 200
 SIZE = 256
@@ -82,17 +82,15 @@ def baseline(root: Path) -> Callable[[], None]:
 
 
 def ours(dataset: ImageDataset, *, normalise: bool) -> Callable[[], None]:
-    """One pass over as many pairs by the project's loader, in this process."""
-    device = torch.device("cpu")
-    batches: Iterator[dict[str, Any]] = training_batches(
-        dataset, batch_size=1, seed=0, start=0, workers=0, device=device
-    )
+    """One pass over all pairs by what a worker of the project's loader does for batches of 1."""
+    order = SampleOrder(len(dataset), seed=0)
+    positions = itertools.count()
 
     def run() -> None:
-        for _ in range(PAIRS):
-            batch = next(batches)
+        for position in itertools.islice(positions, PAIRS):
+            batch = collate([dataset[order[position], position]], dataset.specs)
             if normalise:
-                to_device(batch, dataset.specs, device)
+                to_device(batch, dataset.specs, "cpu")
 
     return run
 

@@ -134,7 +134,7 @@ def test_a_killed_run_ends_in_the_same_bytes(workers: int, root: Path, tmp_path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_stops_cleanly_and_goes_on(number: signal.Signals, root: Path, tmp_path: Path) -> None:
-    stage = {"length": "40 steps", "optimiser": {"lr": 1e-3}}
+    stage = {"length": "80 steps", "optimiser": {"lr": 1e-3}}
     config = tiny(root, {"training": {"stages": [stage]}, "logging": {"every": "1 steps"}})
     file = tmp_path / "config.yaml"
     file.write_text(configs.dump(config))
@@ -152,12 +152,12 @@ def test_the_command_stops_cleanly_and_goes_on(number: signal.Signals, root: Pat
     assert "Traceback" not in said
     assert f"continue with: translate train --resume {run.path}" in " ".join(said.split())
     reached = len(run.metrics_file.read_text().splitlines())
-    assert 2 <= reached < 40
+    assert 2 <= reached < 80
     assert run.checkpoint_folders()[0].name == f"step-{reached:09d}"
 
     resumed = subprocess.run([*translate, "--resume", str(run.path), "--json"], env=ENVIRONMENT, capture_output=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout) == {"run": str(run.path), "reason": "finished", "step": 40, "images": 80}
+    assert json.loads(resumed.stdout) == {"run": str(run.path), "reason": "finished", "step": 80, "images": 160}
     _, whole, _ = train(run.load_config(), tmp_path / "whole")
     assert_same_runs(whole, run, names=("last",))
 
