@@ -57,7 +57,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=None)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     arguments = parser.parse_args()
@@ -65,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
     network = ResNetSettings(blocks=9).build(3, 3).eval()
     translator = Translator(network, ImageSpec(), ImageSpec(), device="cpu", precision=arguments.precision)
-    options = ConvertOptions(format="png", overwrite=True, batch_size=arguments.batch_size)
+    options = ConvertOptions(format="png", overwrite=True)
     seconds: dict[str, list[float]] = {"baseline": [], "translate": []}
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "in"

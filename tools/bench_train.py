@@ -3,7 +3,7 @@
     python tools/bench_train.py [--rounds 3] [--steps 8] [--json]
 
 Baseline "plain": the same networks and losses in eager float32, NCHW, torch.optim.Adam as it comes, no logging.
-Ours: Trainer.step as `translate train pix2pix` runs it (bf16 where the CPU has it, fused Adam).
+Ours: Trainer.step as `translate train pix2pix` runs it (bf16 where the CPU has it, fused Adam, freed memory kept).
 Each measures in a process of its own, in turns, so that neither's allocator state helps the other; the ratio is of
 the medians. `overhead` is the share of our step outside forward, backward and optimiser (the data are made before).
 """
@@ -75,6 +75,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
 
     from translate import config
     from translate.data.images import write_image
+    from translate.devices import keep_freed_memory
     from translate.run import Run
     from translate.training.trainer import Trainer
 
@@ -82,6 +83,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
         def progress(self, progress: Any) -> None: ...
         def message(self, text: str) -> None: ...
 
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         for side in "AB":
             path = Path(folder) / "train" / side

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import contextlib
+import ctypes
 import platform
 from typing import Literal
 
@@ -49,3 +51,16 @@ def cpu_multiplies_bf16() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors free, instead of giving it to the kernel and faulting it in again at every step.
+
+    For processes that train on a CPU: `docs/benchmarks.md` has the gain. Other C libraries are left as they are.
+    """
+    # mallopt(3) by the numbers in <malloc.h>: M_MMAP_MAX is -4, M_TRIM_THRESHOLD -1. They belong together: the second
+    # alone fixes the size from which malloc maps afresh at its smallest, which is slower than doing nothing.
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-4, 0)
+        libc.mallopt(-1, 2**31 - 1)

@@ -17,20 +17,15 @@ torch.set_num_threads(1)
 
 
 class Negative(nn.Module):
-    """-x: what comes out is known to the last level. Also counts its batches, and fails where it is told to."""
+    """-x: what comes out is known to the last level."""
 
     def __init__(self, multiple: int = 8, smallest: int = 16) -> None:
         super().__init__()
         self.multiple, self.smallest, self.scale = multiple, smallest, 1
-        self.sizes: list[tuple[int, ...]] = []
-
-    def __deepcopy__(self, memo: object) -> Negative:
-        return self  # the test looks at what the translator's copy saw
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.shape[2] % self.multiple == 0 and x.shape[3] % self.multiple == 0
         assert min(x.shape[2:]) >= self.smallest
-        self.sizes.append(tuple(x.shape))
         return -x
 
 

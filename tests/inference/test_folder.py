@@ -56,7 +56,7 @@ def test_a_glob_and_a_single_file(negative: Translator, folder: Path, tmp_path: 
 
 
 def test_the_same_bytes_whatever_the_batch_and_the_order(make_unet: Make, folder: Path, tmp_path: Path) -> None:
-    translator = make_unet(precision="fp32")
+    translator = make_unet(precision="bf16")
     convert(translator, folder, tmp_path / "one")
     convert(translator, folder, tmp_path / "again")
     assert contents(tmp_path / "one") == contents(tmp_path / "again")
@@ -64,23 +64,54 @@ def test_the_same_bytes_whatever_the_batch_and_the_order(make_unet: Make, folder
         convert(translator, folder / name, tmp_path / "single" / name)
         assert (tmp_path / "single" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     convert(translator, folder, tmp_path / "batched", ConvertOptions(batch_size=4))
-    for name in contents(folder):
-        one, batched = (read_image(tmp_path / place / name).pixels.astype(int) for place in ("one", "batched"))
-        assert np.abs(one - batched).max() <= 1
+    assert contents(tmp_path / "one") == contents(tmp_path / "batched")
+
+
+def watch_batches(translator: Translator) -> list[tuple[int, ...]]:
+    """Shapes (N, H, W, C) of the batches that a conversion makes."""
+    real, shapes = translator.run, []
+
+    def run(batch: list[np.ndarray], names: list[str]) -> list[np.ndarray]:
+        shapes.append(np.stack(batch).shape)
+        return real(batch, names)
+
+    translator.run = run  # type: ignore[method-assign,assignment]
+    return shapes
 
 
 def test_batches_hold_equal_shapes_only(negative: Translator, folder: Path, tmp_path: Path) -> None:
+    shapes = watch_batches(negative)
     convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=2))
-    assert sorted(size[0] for size in negative._float.sizes) == [1, 2, 2]  # type: ignore[union-attr]
+    assert sorted(shapes) == [(1, 40, 40, 3), (2, 24, 40, 3), (2, 32, 40, 3)]
+
+
+def test_a_gpu_always_sees_full_batches(negative: Translator, folder: Path, tmp_path: Path) -> None:
+    shapes, expected = watch_batches(negative), tmp_path / "expected"
+    convert(negative, folder, expected)
+    shapes.clear()
+    on_cpu, negative.device = negative.run, torch.device("cuda")
+
+    def run(batch: list[np.ndarray], names: list[str]) -> list[np.ndarray]:  # the work itself stays on the CPU
+        negative.device = torch.device("cpu")
+        try:
+            return on_cpu(batch, names)
+        finally:
+            negative.device = torch.device("cuda")
+
+    negative.run = run  # type: ignore[method-assign,assignment]
+    convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=4))
+    assert sorted(shapes) == [(4, 24, 40, 3), (4, 32, 40, 3), (4, 40, 40, 3)]
+    assert contents(tmp_path / "out") == contents(expected)
 
 
 def test_look_ahead_is_bounded(
     negative: Translator, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_AHEAD_PIXELS", 1)  # every image is more than that
+    shapes = watch_batches(negative)
     summary = convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=100))
     assert summary.written == 5
-    assert max(size[0] for size in negative._float.sizes) == 1  # type: ignore[union-attr]
+    assert max(shape[0] for shape in shapes) == 1
 
 
 def test_paper_protocol_can_be_repeated(make_unet: Make, tmp_path: Path, picture: Picture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,8 +215,6 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def copied(run: Run, folder: Path) -> Run:
-    import shutil
-
     return Run(Path(shutil.copytree(run.path, folder)))
 
 

@@ -43,7 +43,7 @@ def convert(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the results (or a file, if IN is one).")],
     direction: Annotated[str | None, typer.Option(help="AtoB or BtoA; the model's own by default.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per step.", show_default="by the device")
+        int | None, typer.Option(min=1, help="Images per step on a GPU.", show_default="by their size")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Number format of the network.")] = Precision.auto,

@@ -78,11 +78,12 @@ def train(
 
 def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[Run, Outcome]:
     """Train in a run folder, shown as the terminal allows. Of several processes the leading one makes the folder."""
-    from translate.devices import resolve_device
+    from translate.devices import keep_freed_memory, resolve_device
     from translate.run import Run
     from translate.training.distributed import from_leader, processes
     from translate.training.trainer import Trainer
 
+    keep_freed_memory()
     with processes(resolve_device(config.training.device)) as group, _watcher(quiet or not group.leads) as watcher:
         # The trainer first: a mistake that it finds must leave no empty run folder behind.
         trainer = Trainer(config, Run(Path()), watcher, processes=group)

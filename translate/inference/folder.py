@@ -36,9 +36,9 @@ LOOK_AHEAD = 16
 """Images decoded before their turn, at most; a batch of equal shape is gathered from four times as many."""
 LOOK_AHEAD_PIXELS = 1 << 26
 """And pixels: some 200 MB of 8-bit RGB at each of the three stages, however large the images."""
-CUDA_BATCH_PIXELS = 1 << 20
-"""Pixels of an automatic batch on a GPU: 16 images of 256 x 256."""
-CUDA_BATCH = 16
+CUDA_BATCH_PIXELS = 1 << 19
+"""Pixels of an automatic batch on a GPU: 8 images of 256 x 256."""
+CUDA_BATCH = 8
 
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 
@@ -48,7 +48,7 @@ class ConvertOptions:
     """How a folder is converted."""
 
     batch_size: int | None = None
-    """Images of equal shape per step of the network; None: 1 on the CPU (no slower there), more on a GPU."""
+    """Images of equal shape per step of the network on a GPU; None: by their size. A CPU takes one at a time."""
     format: Format = "keep"
     """File format of the results; PNG where it cannot hold one (JPEG with alpha or 16 bits)."""
     quality: int | None = None
@@ -128,8 +128,8 @@ def convert(
 ) -> Summary:
     """Convert `inputs` (a file, a folder with all below it, or a glob) into the folder `output`.
 
-    Sub-folders and names are kept. The results are the same bytes in every run, whatever the order of files;
-    another batch size may round differently, by one grey level.
+    Sub-folders and names are kept. The results are the same bytes in every run, whatever the order of the files and
+    whatever else is in the folder; on a GPU another batch size may round differently.
 
     Args:
         on_progress: hears how many files are finished, failed ones included.
@@ -372,18 +372,25 @@ class _Work:
 
     # Running
 
-    def _translate(self, group: Sequence[_Loaded]) -> None:
+    def _translate(self, group: Sequence[_Loaded], *, fill: bool = True) -> None:
+        batch, names = [one.pixels for one in group], [one.item.name for one in group]
+        if fill and self.translator.device.type != "cpu":
+            # bf16 rounds differently in a batch of another size, and layers make grey levels of it: the last group of a
+            # shape is filled up, so that an image's result does not depend on how many others have its shape.
+            missing = self._batch_size(group[0].size) - len(group)
+            batch += batch[-1:] * missing
+            names += names[-1:] * missing
         try:
-            outputs = self.translator.run([one.pixels for one in group], [one.item.name for one in group])
+            outputs = self.translator.run(batch, names)
         except (RuntimeError, ValueError, MemoryError) as error:
-            if len(group) > 1:  # one by one: less memory, and only the culprit fails
+            if len(batch) > 1:  # one by one: less memory, and only the culprit fails
                 for one in group:
-                    self._translate([one])
+                    self._translate([one], fill=False)
                 return
             height, width = group[0].pixels.shape[:2]
             self._fail(group[0].item, _reason(error, width, height))
             return
-        for one, pixels in zip(group, outputs, strict=True):
+        for one, pixels in zip(group, outputs, strict=False):
             self._write(one, pixels)
 
     # Writing

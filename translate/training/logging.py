@@ -89,7 +89,7 @@ class RunLog:
                 # A file that lost its end in a power cut must not be lengthened with zero bytes.
                 stream.truncate(min(rows_size, stream.tell()))
             # Closed and opened at each row: rows are few, and a killed run leaves whole lines behind.
-            self.board = SummaryWriter(str(run_folder), purge_step=step)
+            self.board = SummaryWriter(str(run_folder), purge_step=step + 1)
         except OSError as error:
             raise _cannot_write(run_folder, error) from error
 

@@ -42,8 +42,9 @@ class OptimiserSettings(Settings):
     def _torch_accepts_it(self) -> OptimiserSettings:
         classes = _optimiser_classes()
         if self.kind not in classes:
-            near = difflib.get_close_matches(self.kind, classes, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(classes)}"
+            names = {name.lower(): name for name in classes}
+            near = difflib.get_close_matches(self.kind.lower(), names, n=1, cutoff=0.5)
+            hint = f"did you mean {names[near[0]]!r}?" if near else f"known: {', '.join(classes)}"
             raise ValueError(f"torch.optim has no {self.kind!r}; {hint}")
         accepted = set(inspect.signature(classes[self.kind]).parameters) - {"params", "lr", "fused", "foreach"}
         for key in self.model_extra or {}:
