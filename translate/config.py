@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{path}{where}: not valid YAML: {problem}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
     return content
@@ -165,9 +167,14 @@ def validate(raw: Mapping[str, Any], source: str, overrides: Sequence[str] = ())
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        schema = Config.model_json_schema()
+        schema = _schema()
         lines = dict.fromkeys(_explain(dict(fault), raw, schema, source, overrides) for fault in error.errors())
         raise UserError("\n".join(lines)) from error
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return Config.model_json_schema()
 
 
 def _explain(
@@ -204,13 +211,15 @@ def _explain(
     if fault["type"] == "missing":
         return f"{source}: '{dotted}' is missing; add it"
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        expected = str(fault["ctx"].get("expected_tags", "")).replace("'", "")
-        given = value.get("kind") if isinstance(value, dict) else value
-        near = difflib.get_close_matches(str(given), expected.split(", "), n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        kinds = _kinds(schema, raw, keys)
         if isinstance(value, dict) and "kind" not in value:
-            return f"{where}: '{dotted}.kind' is missing; expected one of {expected or 'the known kinds'}"
-        return f"{where}: '{dotted}.kind' is {given!r}, expected one of {expected}{hint}"
+            if near := difflib.get_close_matches("kind", value, n=1):
+                return f"{where}: unknown key '{dotted}.{near[0]}'; did you mean '{dotted}.kind'?"
+            return f"{where}: '{dotted}.kind' is missing; expected one of {', '.join(kinds)}"
+        given = value.get("kind") if isinstance(value, dict) else value
+        near = difflib.get_close_matches(str(given), kinds, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{where}: '{dotted}.kind' is {given!r}, expected one of {', '.join(kinds)}{hint}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if fault["type"] == "value_error":
@@ -233,17 +242,30 @@ def _resolve(node: Mapping[str, Any], schema: Mapping[str, Any], raw: Any) -> Ma
             return node
 
 
-def _valid_keys(schema: Mapping[str, Any], raw: Any, keys: Sequence[str]) -> list[str]:
-    node = _resolve(schema, schema, raw)
+def _at(schema: Mapping[str, Any], raw: Any, keys: Sequence[str]) -> tuple[Mapping[str, Any], Any]:
+    """The schema of what stands at `keys`, not yet resolved, and what stands there."""
+    node = schema
     for key in keys:
+        node = _resolve(node, schema, raw)
         if isinstance(raw, list):
             node, raw = node.get("items", {}), raw[int(key)]
         else:
             child = node.get("properties", {}).get(key, node.get("additionalProperties", {}))
             node = child if isinstance(child, dict) else {}
             raw = raw.get(key) if isinstance(raw, dict) else None
-        node = _resolve(node, schema, raw)
-    return list(node.get("properties", {}))
+    return node, raw
+
+
+def _valid_keys(schema: Mapping[str, Any], raw: Any, keys: Sequence[str]) -> list[str]:
+    node, content = _at(schema, raw, keys)
+    return list(_resolve(node, schema, content).get("properties", {}))
+
+
+def _kinds(schema: Mapping[str, Any], raw: Any, keys: Sequence[str]) -> list[str]:
+    """The kinds of the union at `keys`, which may be optional."""
+    node, _ = _at(schema, raw, keys)
+    unions = [union for union in (node, *node.get("anyOf", [])) if "discriminator" in union]
+    return [kind for union in unions for kind in union["discriminator"]["mapping"]]
 
 
 def _all_keys(schema: Mapping[str, Any], raw: Any) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import contextlib
 import ctypes
+import os
 import platform
 from typing import Literal
 

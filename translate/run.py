@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -160,8 +161,11 @@ class Run:
                 model = load_file(path / "model.safetensors", device=str(device or "cpu"))
                 trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
                 return Checkpoint(model, trainer, path)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                warn(f"{path}: damaged checkpoint ({error}); falling back to the one before")
+            except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+                # Torch's own text would advise to read the pickle after all.
+                foreign = isinstance(error, pickle.UnpicklingError)
+                reason = "trainer.pt holds more than plain data" if foreign else str(error).partition("\n")[0]
+                warn(f"{path}: damaged checkpoint ({reason}); falling back to the one before")
         if folders:
             raise UserError(
                 f"{self.checkpoints}: every checkpoint is damaged; start anew with 'translate train {self.config_file}'"

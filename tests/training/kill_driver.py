@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,9 +54,17 @@ def writes(run: Run, since: float) -> bool:
         return False
 
 
-def wait(child: int, until: Callable[[], bool]) -> bool:
-    """False if the child comes to its end before."""
-    while not until():
+def wait(child: int, run: Run, *, writing: bool, since: float) -> bool:
+    """Until a checkpoint is, or is no longer, being written; False if the child comes to its end before."""
+    while writes(run, since) != writing:
+        if ended(child):
+            return False
+        time.sleep(0.0005)
+    return True
+
+
+def alive_until(child: int, moment: float) -> bool:
+    while time.time() < moment:
         if ended(child):
             return False
         time.sleep(0.0005)
@@ -78,13 +85,13 @@ def main() -> None:
             break
         if kind == "random":
             # Before, in and shortly after the first step, so that the run gets on but not to its end.
-            alive = wait(child, lambda until=begun + chance.uniform(0, 1.2 * first_write): time.time() > until)
+            alive = alive_until(child, begun + chance.uniform(0, 1.2 * first_write))
         else:
             # The first checkpoint may be finished, so that the run gets on; the child dies in the second one.
-            alive = wait(child, lambda since=begun: writes(run, since))
+            alive = wait(child, run, writing=True, since=begun)
             first_write = time.time() - begun  # measured, since machines differ
-            alive = alive and wait(child, lambda since=begun: not writes(run, since))
-            alive = alive and wait(child, lambda since=time.time(): writes(run, since))
+            alive = alive and wait(child, run, writing=False, since=begun)
+            alive = alive and wait(child, run, writing=True, since=time.time())
             time.sleep(chance.uniform(0, 0.01))
         if not alive:
             break

@@ -237,7 +237,9 @@ def test_where_every_checkpoint_is_damaged_the_run_says_so(finished: Run, tmp_pa
     run = copied(finished, tmp_path / "run")
     for path, damage in zip(run.checkpoint_folders(), (_flip, _cut), strict=True):
         damage(path)
-    with pytest.raises(UserError, match="every checkpoint is damaged; start anew with 'translate train .*config.yaml'"):
+    with pytest.raises(
+        UserError, match=r"every checkpoint is damaged; start anew with 'translate train .*config\.yaml'"
+    ):
         Trainer(run.load_config(), run, Listener()).train()
 
 

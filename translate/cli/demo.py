@@ -13,7 +13,7 @@ from translate.cli import console
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder for the data set, the run and the results.")] = Path("demo"),
     count: Annotated[int, typer.Option(min=8, help="Pairs to train on.")] = 400,
-    epochs: Annotated[int, typer.Option(min=1, help="Times to see each pair; the default takes about 3 minutes.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Times to see each pair; the default takes about 3 minutes.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Draws another data set and trains another model.")] = 0,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of config pix2pix-demo.")

@@ -208,8 +208,14 @@ class _Bar:
 
 
 def _losses(progress: Progress) -> str:
-    """`G adversarial 0.71  D 0.33`: player's initial once, terms by name."""
-    return "  ".join(f"{name} {value:.3f}" for name, value in progress.losses.items())
+    """`discriminator 0.71  generator adversarial 1.33  reconstruction 0.12`: each player named once."""
+    words, before = [], ""
+    for name, value in progress.losses.items():
+        player, _, term = name.partition("/")
+        shown = " ".join(dict.fromkeys(([] if player == before else [player]) + [term]))
+        words.append(f"{shown} {value:.3f}")
+        before = player
+    return "  ".join(words)
 
 
 def _duration(seconds: float) -> str:

@@ -35,7 +35,7 @@ def _vanilla_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
 
-def _vanilla_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:  # noqa: ARG001
+def _vanilla_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     return softplus(-fake.float()).mean()
 
 
@@ -43,7 +43,7 @@ def _lsgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return (real.float() - 1).square().mean() + fake.float().square().mean()
 
 
-def _lsgan_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:  # noqa: ARG001
+def _lsgan_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     return (fake.float() - 1).square().mean()
 
 
@@ -51,7 +51,7 @@ def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return relu(1 - real.float()).mean() + relu(1 + fake.float()).mean()
 
 
-def _hinge_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:  # noqa: ARG001
+def _hinge_generator(fake: Tensor, real: Tensor | None = None) -> Tensor:
     return -fake.float().mean()
 
 

@@ -52,10 +52,13 @@ class OptimiserSettings(Settings):
                 near = difflib.get_close_matches(key, accepted, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(accepted))}"
                 raise ValueError(f"{self.kind} has no argument {key!r}; {hint}")
+        parameter = nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.zeros(1)
         try:
-            self.build([nn.Parameter(torch.zeros(1))])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{self.kind} refuses these arguments: {error}") from error
+            self.build([parameter]).step()
+        except Exception as error:  # torch indexes and compares what it is given: any error may come of it
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{self.kind} refuses these arguments ({type(error).__name__}: {reason})") from error
         return self
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
