@@ -2,8 +2,9 @@
 
     python tools/baselines.py runs/0001-pix2pix-emoji [--set data.root=...] [--grid grid.png] [--json]
 
-Baselines: the input itself, and the mean image of the training targets. Every image of the run's test split, at the size the run
-was validated at (`data.augment.crop`), 8-bit outputs, RGB, no border left out. SSIM: Wang et al. 2004, 11x11 Gaussian window.
+Baselines: the input itself, and the mean image of the training targets. Every image of the run's test split, at the
+size the run was validated at (`data.augment.crop`), 8-bit outputs, RGB, no border left out. SSIM: Wang et al. 2004 with
+its 11x11 Gaussian window.
 """
 
 from __future__ import annotations

@@ -76,7 +76,6 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
     from translate import config
     from translate.data.images import write_image
     from translate.devices import keep_freed_memory
-    from translate.run import Run
     from translate.training.trainer import Trainer
 
     class Silent:
@@ -90,7 +89,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
             path.mkdir(parents=True)
             write_image(path / "0.png", np.zeros((SIZE, SIZE, 3), np.uint8))
         changes = [f"data.root={folder}", "data.validation=null", f"training.device={device}", *settings]
-        trainer = Trainer(config.load("pix2pix", changes), Run(Path(folder) / "run"), Silent())
+        trainer = Trainer(config.load("pix2pix", changes), Silent())
         trainer._enter_stage(0)
         inside = Clock(trainer, torch)
 

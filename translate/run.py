@@ -287,6 +287,8 @@ def _sha256_of(stream: Any) -> str:
 
 def _flush_to_disk(path: Path) -> None:
     """A rename is only safe against a power cut once what it names is on the disk."""
+    if os.name == "nt":  # Windows opens no folder, and flushes nothing that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

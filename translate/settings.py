@@ -17,7 +17,7 @@ class Settings(BaseModel):
 
 
 SpanUnit = Literal["images", "steps", "epochs"]
-_SPAN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([kM]?)\s*(image|step|epoch)s?\s*$")
+_SPAN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)\s*([kM]?)\s*(image|step|epoch)s?\s*$")
 
 
 class Span(NamedTuple):
@@ -27,7 +27,7 @@ class Span(NamedTuple):
     unit: SpanUnit
 
     def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+        return f"{self.amount:.15g} {self.unit}"
 
     def images(self, *, batch: int, epoch: int) -> int:
         """Length in images, given the images in a step (`batch`, over all processes) and in an epoch.

@@ -51,10 +51,7 @@ def test_make_facades(tmp_path: Path) -> None:
 
 
 def test_make_other_forms(tmp_path: Path) -> None:
-    assert (
-        run("make", "facades", tmp_path / "a", "--count", 1, "--size", 32, "--labels", "indices").exit_code
-        == 0
-    )
+    assert run("make", "facades", tmp_path / "a", "--count", 1, "--size", 32, "--labels", "indices").exit_code == 0
     with Image.open(tmp_path / "a" / "train" / "A" / "00000.png") as image:
         assert image.mode == "L"
     quiet = run("make", "facades", tmp_path / "b", "--count", 2, "--size", 32, "--unpaired", "--quiet")

@@ -88,7 +88,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from translate.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'torchvision', 'numpy', 'cv2', 'albumentations', 'kornia', 'yaml', 'PIL'} & set(sys.modules)\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'cv2', 'kornia', 'yaml', 'PIL'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -121,7 +121,14 @@ def test_from_folders_to_results(
     (tmp_path / "third/below").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "third/below/odd.png"), odd)
     code, printed, _ = call(
-        "convert", str(run), str(tmp_path / "third"), str(out), "--report", "--json", monkeypatch=monkeypatch, capsys=capsys
+        "convert",
+        str(run),
+        str(tmp_path / "third"),
+        str(out),
+        "--report",
+        "--json",
+        monkeypatch=monkeypatch,
+        capsys=capsys,
     )
     assert (code, json.loads(printed)["written"]) == (0, 1)
     assert cv2.imread(str(out / "below/odd.png")).shape == odd.shape

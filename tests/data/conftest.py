@@ -36,20 +36,12 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _png_bytes(
-    width: int, height: int, bits: int, colour_type: int, rows: list[bytes], before: bytes = b""
-) -> bytes:
+def _png_bytes(width: int, height: int, bits: int, colour_type: int, rows: list[bytes], before: bytes = b"") -> bytes:
     """A PNG with unfiltered rows as given, and chunks `before` the pixels."""
     raw = b"".join(b"\0" + row for row in rows)
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
-    return (
-        signature
-        + _chunk(b"IHDR", header)
-        + before
-        + _chunk(b"IDAT", zlib.compress(raw))
-        + _chunk(b"IEND", b"")
-    )
+    return signature + _chunk(b"IHDR", header) + before + _chunk(b"IDAT", zlib.compress(raw)) + _chunk(b"IEND", b"")
 
 
 def _tiff_bytes(
@@ -81,13 +73,7 @@ def _tiff_bytes(
             packed, values = struct.pack("<I", far + len(values)), values + packed
         entries += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
     return (
-        b"II*\0"
-        + struct.pack("<I", 8 + len(data))
-        + data
-        + struct.pack("<H", len(tags))
-        + entries
-        + b"\0" * 4
-        + values
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4 + values
     )
 
 

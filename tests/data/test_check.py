@@ -33,9 +33,7 @@ def test_a_sound_data_set(settings, tmp_path):
     report = check(settings, progress=lambda done, total: calls.append((done, total)))
     assert report.problems == []
     assert calls == [(done, 6) for done in range(1, 7)]
-    stacked = (
-        np.stack([np.array(Image.open(path)) for path in sorted((tmp_path / "train" / "A").iterdir())]) / 255
-    )
+    stacked = np.stack([np.array(Image.open(path)) for path in sorted((tmp_path / "train" / "A").iterdir())]) / 255
     side = report.statistics["train"]["A"]
     assert side["count"] == 4 and side["width"] == [6, 6] and side["height"] == [8, 8]
     assert side["dtypes"] == {"uint8": 4} and side["channels"] == {"3": 4} and side["formats"] == {"png": 4}

@@ -488,9 +488,7 @@ def test_batches_on_the_device(rng, device):
     assert (hot == 1).sum(dim=1).eq(1).all()
     np.testing.assert_array_equal(to_pixels(hot, specs["B"]), b.numpy())
     deep = torch.from_numpy(noise(rng, 8, 5, 3, np.uint16).reshape(2, 4, 5, 3))
-    np.testing.assert_array_equal(
-        to_pixels(to_device({"A": deep}, specs, device)["A"], RGB, np.uint16), deep.numpy()
-    )
+    np.testing.assert_array_equal(to_pixels(to_device({"A": deep}, specs, device)["A"], RGB, np.uint16), deep.numpy())
     assert to_device({"A": a}, specs, device, torch.bfloat16)["A"].dtype == torch.bfloat16
 
 
@@ -569,9 +567,7 @@ def test_quality_changes_the_size(tmp_path, rng):
 def test_colour_profile_is_embedded(tmp_path, rng, icc, name, dtype, size, transparent):
     if transparent and name == "a.jpg":
         pytest.skip("JPEG has no alpha")
-    profile = icc + bytes(
-        rng.integers(0, 256, size).astype(np.uint8)
-    )  # JPEG needs three segments for the long one
+    profile = icc + bytes(rng.integers(0, 256, size).astype(np.uint8))  # JPEG needs three segments for the long one
     pixels = noise(rng, 12, 10, 3, dtype)
     alpha = noise(rng, 12, 10, 1, dtype)[..., 0] if transparent else None
     write_image(tmp_path / name, pixels, alpha=alpha, icc=profile)

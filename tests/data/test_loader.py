@@ -281,3 +281,21 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert worker_count("auto") == 3
     assert worker_count(0) == 0 and worker_count(5) == 5
+
+
+def test_a_part_of_a_split_is_spread_evenly_over_it(tmp_path: Path) -> None:
+    """10 images, 4 wanted: floor(0, 2.5, 5, 7.5); more wanted than there are: all."""
+    for side in "AB":
+        (tmp_path / "train" / side).mkdir(parents=True)
+        for number in range(10):
+            cv2.imwrite(str(tmp_path / f"train/{side}/{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    settings = PairedSettings(root=tmp_path, validation=None, augment={"resize": None, "crop": None})
+    dataset = settings.open("train", 0)
+    assert dataset is not None
+
+    def names(images: int | None) -> list[str]:
+        found = evaluation_batches(dataset, batch_size=3, workers=0, device=torch.device("cpu"), images=images)
+        return [name for batch in found for name in batch["name"]]
+
+    assert names(4) == ["0", "2", "5", "7"]
+    assert names(20) == names(None) == [str(number) for number in range(10)]

@@ -171,9 +171,7 @@ def test_fetch_verifies_and_keeps(cache: Path, tmp_path: Path, npm: Callable[[st
     assert [entry.name for entry in cache.iterdir()] == [path.name]
 
 
-def test_another_archive_than_the_pinned_is_refused(
-    cache: Path, tmp_path: Path, npm: Callable[[str], Path]
-) -> None:
+def test_another_archive_than_the_pinned_is_refused(cache: Path, tmp_path: Path, npm: Callable[[str], Path]) -> None:
     good, evil = tmp_path / "good.tgz", tmp_path / "evil.tgz"
     recipe = recipe_with(archive_of(good, {}), train=1, test=0)
     archive_of(evil, {"package/a/1f600.png": b"evil"})
@@ -350,9 +348,7 @@ def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -
     assert made == recipe.pairs
     bases = {}
     for split in made:
-        names = {
-            side: sorted(path.name for path in (tmp_path / name / split / side).iterdir()) for side in "AB"
-        }
+        names = {side: sorted(path.name for path in (tmp_path / name / split / side).iterdir()) for side in "AB"}
         assert names["A"] == names["B"]
         assert len(names["A"]) == recipe.pairs[split]
         bases[split] = {file.split("-")[0].removesuffix(".png") for file in names["A"]}

@@ -108,6 +108,4 @@ def test_losses_are_finite_float32_for_wild_logits(name: ObjectiveName, dtype: t
         assert loss.dtype is torch.float32
         assert loss.shape == ()
         assert loss.isfinite()
-        assert all(
-            gradient.isfinite().all() for gradient in torch.autograd.grad(loss, fake, retain_graph=True)
-        )
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, fake, retain_graph=True))

@@ -21,9 +21,7 @@ def test_parameters_are_those_of_the_reference(blocks: int, parameters: int) -> 
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
 def test_smallest_image_trains(norm: NormName, padding: PaddingName, upsampling: UpsamplingName) -> None:
     torch.manual_seed(0)
-    settings = ResNetSettings(
-        blocks=1, width=4, norm=norm, padding=padding, upsampling=upsampling, dropout=0.5
-    )
+    settings = ResNetSettings(blocks=1, width=4, norm=norm, padding=padding, upsampling=upsampling, dropout=0.5)
     net = settings.build(2, 1)
     x = torch.randn(1, 2, net.smallest, net.smallest + net.multiple)
     y = net(x)

@@ -58,13 +58,9 @@ def test_dropout_stands_in_the_inner_decoder(depth: int, count: int) -> None:
     with torch.device("meta"):
         net = UNetSettings(depth=depth, width=4).build(3, 3)
     dropped = [
-        index
-        for index, up in enumerate(net.ups)
-        if any(isinstance(layer, nn.Dropout) for layer in up.modules())
+        index for index, up in enumerate(net.ups) if any(isinstance(layer, nn.Dropout) for layer in up.modules())
     ]
-    assert dropped == list(
-        range(1, 1 + count)
-    )  # from the block above the bottleneck's on, as in the reference
+    assert dropped == list(range(1, 1 + count))  # from the block above the bottleneck's on, as in the reference
 
 
 def test_dropout_is_off_in_evaluation() -> None:

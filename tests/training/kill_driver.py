@@ -31,7 +31,7 @@ def start(run: Run) -> int:
         return child
     try:
         torch.set_num_threads(1)
-        Trainer(run.load_config(), run, Listener()).train()
+        Trainer(run.load_config(), Listener()).train(run)
         os._exit(0)
     except BaseException:
         traceback.print_exc()

@@ -84,7 +84,7 @@ def _as_one_of_two(rank: int, port: int, function: Callable[..., None], argument
 def _resume(rank: int, folder: Path, run: Run) -> None:
     listener = Listener()
     with processes(torch.device("cpu")) as group:
-        Trainer(run.load_config(), run, listener, processes=group).train()
+        Trainer(run.load_config(), listener, processes=group).train(run)
     if rank == 0:
         (folder / "heard.json").write_text(json.dumps(listener.messages[:1]))
 

@@ -75,13 +75,13 @@ def test_a_stopped_run_ends_in_the_same_bytes(variant: str, root: Path, tmp_path
 
     run = make_run(tmp_path / "stopped", config)
     for number, step in zip([signal.SIGINT, signal.SIGTERM] * 2, stops, strict=False):
-        trainer = Trainer(config, run, Listener())
+        trainer = Trainer(config, Listener())
         stop_after(step, number)(trainer)
-        outcome = trainer.train()
+        outcome = trainer.train(run)
         assert (outcome.reason, outcome.step, outcome.images) == ("interrupted", step, 2 * step)
         assert run.checkpoint_folders()[0].name == f"step-{step:09d}"
     listener = Listener()
-    outcome = Trainer(config, run, listener).train()
+    outcome = Trainer(config, listener).train(run)
     assert outcome.reason == "finished"
     assert listener.messages[0] == f"resuming {run.path} at {2 * stops[-1]} of 22 images"
     assert_same_runs(whole, run)
@@ -93,7 +93,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(variant: str, root: Path, tmp_path
     assert len(run.checkpoint_folders()) == config.checkpoints.keep
 
     before = {path: path.read_bytes() for path in run.path.glob("*.safetensors")}
-    assert Trainer(config, run, Listener()).train().reason == "finished"  # once more: nothing is left to do
+    assert Trainer(config, Listener()).train(run).reason == "finished"  # once more: nothing is left to do
     assert before == {path: path.read_bytes() for path in run.path.glob("*.safetensors")}
     assert len(run.metrics_file.read_text().splitlines()) == len(rows)
 
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, finished
     assert (newest.name, before.name) == ("step-000000006", "step-000000004")
     DAMAGES[damage](newest)
     listener = Listener()
-    assert Trainer(run.load_config(), run, listener).train().reason == "finished"
+    assert Trainer(run.load_config(), listener).train(run).reason == "finished"
     assert listener.messages[0].startswith(f"{newest}: damaged checkpoint (")
     assert listener.messages[0].endswith("falling back to the one before")
     assert "\n" not in listener.messages[0]
@@ -240,7 +240,7 @@ def test_where_every_checkpoint_is_damaged_the_run_says_so(finished: Run, tmp_pa
     with pytest.raises(
         UserError, match=r"every checkpoint is damaged; start anew with 'translate train .*config\.yaml'"
     ):
-        Trainer(run.load_config(), run, Listener()).train()
+        Trainer(run.load_config(), Listener()).train(run)
 
 
 def test_a_damaged_checkpoint_of_a_later_step_costs_no_new_one(finished: Run, tmp_path: Path) -> None:
@@ -249,11 +249,11 @@ def test_a_damaged_checkpoint_of_a_later_step_costs_no_new_one(finished: Run, tm
     _flip(newest)
     raw = yaml.safe_load(run.config_file.read_text())
     raw["checkpoints"] = {"every": "1 steps", "keep": 1}
-    trainer = Trainer(configs.validate(raw, "test"), run, Listener())
+    trainer = Trainer(configs.validate(raw, "test"), Listener())
     stop_after(5)(trainer)
-    assert trainer.train().step == 5
+    assert trainer.train(run).step == 5
     assert [path.name for path in run.checkpoint_folders()] == ["step-000000005"]  # not the damaged one of step 6
-    assert Trainer(run.load_config(), run, Listener()).train().reason == "finished"
+    assert Trainer(run.load_config(), Listener()).train(run).reason == "finished"
 
 
 def test_a_config_changed_by_hand_is_told_in_one_line(finished: Run, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_config_changed_by_hand_is_told_in_one_line(finished: Run, tmp_path: P
             group = group[key]
         group[path[-1]] = value
         with pytest.raises(UserError, match=expected) as raised:
-            Trainer(configs.validate(changed, "test"), run, Listener()).train()
+            Trainer(configs.validate(changed, "test"), Listener()).train(run)
         assert "\n" not in str(raised.value)
 
 
@@ -277,13 +277,13 @@ def test_rows_that_a_power_cut_took_are_not_replaced_by_zero_bytes(finished: Run
     run = copied(finished, tmp_path / "run")
     lines = run.metrics_file.read_text().splitlines(keepends=True)
     run.metrics_file.write_text("".join(lines[:1]))
-    assert Trainer(run.load_config(), run, Listener()).train().reason == "finished"
+    assert Trainer(run.load_config(), Listener()).train(run).reason == "finished"
     assert run.metrics_file.read_text() == lines[0]
 
 
 def test_a_signal_twice_stops_at_once(root: Path, tmp_path: Path) -> None:
     config = tiny(root)
-    trainer = Trainer(config, make_run(tmp_path / "run", config), Listener())
+    trainer = Trainer(config, Listener())
     plain = trainer.step
 
     def step_then_two_signals(batches: Any) -> None:
@@ -294,5 +294,5 @@ def test_a_signal_twice_stops_at_once(root: Path, tmp_path: Path) -> None:
     trainer.step = step_then_two_signals  # type: ignore[method-assign]
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        trainer.train()
+        trainer.train(make_run(tmp_path / "run", config))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -321,7 +321,7 @@ def test_skipped_steps_are_counted_in_the_rows_and_too_many_end_the_run(root: Pa
         {"checkpoints": {"every": "2 steps"}, "logging": {"every": "1 steps"}},
     )
     run = make_run(tmp_path, config)
-    trainer = Trainer(config, run, Listener())
+    trainer = Trainer(config, Listener())
     plain = trainer.method.losses
 
     def poisoned(turn: Any, batch: Any, shared: Any) -> dict[str, Tensor]:
@@ -330,7 +330,7 @@ def test_skipped_steps_are_counted_in_the_rows_and_too_many_end_the_run(root: Pa
 
     trainer.method.losses = poisoned  # type: ignore[method-assign]
     with pytest.raises(UserError) as raised:
-        trainer.train()
+        trainer.train(run)
     said = str(raised.value)
     assert said.startswith("3 steps in a row had a loss or gradient that is no number; the last good checkpoint is ")
     assert f"{run.checkpoints / 'step-000000006'}: lower the learning rate" in said and "\n" not in said

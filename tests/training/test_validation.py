@@ -117,7 +117,7 @@ def test_patience_ends_the_run_and_a_resumed_one_stays_ended(root: Path, tmp_pat
     assert load_weights(run.path / "best.safetensors").step == 2
     assert run.checkpoint_folders()[0].name == "step-000000008"
     rows = run.metrics_file.read_bytes()
-    again = Trainer(config, run, Listener()).train()
+    again = Trainer(config, Listener()).train(run)
     assert (again.reason, again.step) == ("early stop", 8)
     assert run.metrics_file.read_bytes() == rows
 
@@ -197,8 +197,8 @@ def test_images_of_odd_and_different_sizes_are_validated_and_shown(tmp_path: Pat
 def test_the_weights_file_rebuilds_the_averaged_network(root: Path, tmp_path: Path) -> None:
     config = tiny(root, ALL_ON)
     run = make_run(tmp_path / "run", config)
-    trainer = Trainer(config, run, Listener())
-    trainer.train()
+    trainer = Trainer(config, Listener())
+    trainer.train(run)
     assert trainer.ema is not None
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     weights = load_weights(run.path / "last.safetensors")
@@ -315,6 +315,6 @@ def test_state_that_a_method_keeps_beside_tensors_is_resumed(
     config = tiny(root, {"checkpoints": {"every": "4 steps", "keep": 5}})
     _, run, _ = train(config, tmp_path / "run")
     shutil.rmtree(run.checkpoint_folders()[0])  # the last: back to step 4
-    trainer = Trainer(config, run, Listener())
-    trainer.train()
+    trainer = Trainer(config, Listener())
+    trainer.train(run)
     assert trainer.method.pool.count == 6  # type: ignore[union-attr]

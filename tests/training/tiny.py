@@ -123,12 +123,13 @@ def make_run(folder: Path, config: Config) -> Run:
 
 def train(config: Config, folder: Path) -> tuple[Outcome, Run, Listener]:
     run, listener = make_run(folder, config), Listener()
-    return Trainer(config, run, listener).train(), run, listener
+    return Trainer(config, listener).train(run), run, listener
 
 
 def trainer_for(config: Config, folder: Path) -> Trainer:
     """A trainer at the door of its first step."""
-    trainer = Trainer(config, make_run(folder, config), Listener())
+    trainer = Trainer(config, Listener())
+    trainer.run = make_run(folder, config)
     trainer._enter_stage(0)
     return trainer
 

@@ -32,9 +32,7 @@ class Labels(str, Enum):
 def make(
     what: Annotated[str, typer.Argument(metavar="facades", help="What to draw: facades.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    count: Annotated[
-        int, typer.Option(help="Pairs (with --unpaired: images of each side) to train on.")
-    ] = 400,
+    count: Annotated[int, typer.Option(help="Pairs (with --unpaired: images of each side) to train on.")] = 400,
     size: Annotated[int, typer.Option(help="Height and width in pixels, from 32.")] = 256,
     seed: Annotated[int, typer.Option(help="Another seed gives other buildings.")] = 0,
     validation: Annotated[int | None, typer.Option(help="Further ones in val; default: a tenth.")] = None,
@@ -59,9 +57,7 @@ def make(
         if unpaired:
             made = synthetic.make_unpaired(out, size=size, seed=seed, progress=advance, **numbers)
         else:
-            made = synthetic.make_paired(
-                out, size=size, seed=seed, labels=labels.value, progress=advance, **numbers
-            )
+            made = synthetic.make_paired(out, size=size, seed=seed, labels=labels.value, progress=advance, **numbers)
     console.say(f"{out}: {_counts(made)} {'images of each side' if unpaired else 'pairs'}", quiet=quiet)
 
 

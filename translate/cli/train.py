@@ -86,11 +86,10 @@ def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[
     keep_freed_memory()
     with processes(resolve_device(config.training.device)) as group, _watcher(quiet or not group.leads) as watcher:
         # The trainer first: a mistake that it finds must leave no empty run folder behind.
-        trainer = Trainer(config, Run(Path()), watcher, processes=group)
+        trainer = Trainer(config, watcher, processes=group)
         run = Run(Path(from_leader(str(make_run().path) if group.leads else None) or ""))
         watcher.message(f"run folder {run.path}; watch it with: tensorboard --logdir {run.path.parent}")
-        trainer.run = run
-        return run, trainer.train()
+        return run, trainer.train(run)
 
 
 def new_run(runs: Path, config: Config) -> Run:

@@ -95,8 +95,7 @@ def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None
         read = [sides for split, _, sides in seen if split == name]
         if read:
             report.statistics[name] = {
-                side: _summary([sides[side] for sides in read if side in sides], spec)
-                for side, spec in specs.items()
+                side: _summary([sides[side] for sides in read if side in sides], spec) for side, spec in specs.items()
             }
     return report
 
@@ -155,9 +154,7 @@ def _size_problems(item: Item, sides: dict[str, _Seen]) -> list[Problem]:
     sizes = {side: f"{one.width}x{one.height}" for side, one in sides.items()}
     if len(set(sizes.values())) == 1:
         return []
-    text = "the sides of this pair differ in size: " + ", ".join(
-        f"{side} {size}" for side, size in sizes.items()
-    )
+    text = "the sides of this pair differ in size: " + ", ".join(f"{side} {size}" for side, size in sizes.items())
     return [Problem("size", str(next(iter(item.paths.values()))), text)]
 
 

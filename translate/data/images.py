@@ -791,9 +791,7 @@ def _encode(
         stream = io.BytesIO()
         image = Image.fromarray(whole.squeeze(2) if whole.shape[2] == 1 else whole)
         # `exact` keeps the colours under transparent pixels.
-        image.save(
-            stream, "WEBP", lossless=quality is None, quality=quality or 80, exact=True, icc_profile=icc
-        )
+        image.save(stream, "WEBP", lossless=quality is None, quality=quality or 80, exact=True, icc_profile=icc)
         return stream.getvalue()
     if kind == "tiff":
         data = _opencv_bytes(".tif", pixels, alpha, [])

@@ -107,17 +107,20 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ImageDataset, *, batch_size: int, workers: Workers, device: torch.device
+    dataset: ImageDataset, *, batch_size: int, workers: Workers, device: torch.device, images: int | None = None
 ) -> Generator[Batch, None, None]:
     """All samples once, in order; a batch holds up to `batch_size` neighbours of equal shape.
+
+    With `images`, at most so many, spread evenly over the split: neighbours by name are often alike.
 
     An unreadable image is left out and named under `problems` of the batch that follows it (or the last one).
 
     Raises:
         UserError: no image can be read, or a worker died.
     """
-    positions = range(len(dataset))
-    chunks = [positions[first : first + batch_size] for first in positions[::batch_size]]
+    count = len(dataset) if images is None else min(images, len(dataset))
+    positions = [number * len(dataset) // count for number in range(count)]
+    chunks = [positions[first : first + batch_size] for first in range(0, count, batch_size)]
     # The last batch waits until the end is seen, so that it can carry the problems that no batch follows.
     waiting: Batch | None = None
     problems: list[str] = []

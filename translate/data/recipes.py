@@ -283,9 +283,7 @@ def draw_pairs(
     found = Counter(split_of(entry) for entry in points)
     counts: dict[str, int] = {split: found[split] for split in recipe.pairs}
     if counts != recipe.pairs:
-        raise UserError(
-            f"{name}: expected {recipe.pairs} pairs, but the packages give {counts}; mend the recipe"
-        )
+        raise UserError(f"{name}: expected {recipe.pairs} pairs, but the packages give {counts}; mend the recipe")
 
     claim_folder(
         out,

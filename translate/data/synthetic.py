@@ -48,9 +48,7 @@ PALETTE: dict[str, Colour] = {
 and Sara, "Spatial pattern templates for recognition of objects with regular structure", GCPR 2013) but for
 their decoration; their background is split into sky, roof and ground."""
 
-SKY, WALL, DOOR, WINDOW, SILL, CORNICE, SHUTTER, BALCONY, PILLAR, MOULDING, SHOP, ROOF, GROUND = range(
-    len(PALETTE)
-)
+SKY, WALL, DOOR, WINDOW, SILL, CORNICE, SHUTTER, BALCONY, PILLAR, MOULDING, SHOP, ROOF, GROUND = range(len(PALETTE))
 
 # How far a class stands out of the wall, as a share of the picture's width.
 _RELIEF = np.zeros(len(PALETTE), np.float32)
@@ -188,9 +186,7 @@ def _lay_out(rng: np.random.Generator, size: int, scale: int) -> _Building:
     left, right = between(0.03, 0.10), 1 - between(0.03, 0.10)
     ground = between(0.90, 0.93)
     roof_top = between(0.05, 0.11)
-    eaves = (
-        roof_top + {"brick": 0.035, "plaster": between(0.10, 0.14), "stone": between(0.12, 0.15)}[material]
-    )
+    eaves = roof_top + {"brick": 0.035, "plaster": between(0.10, 0.14), "stone": between(0.12, 0.15)}[material]
     cornice = between(0.018, 0.026)
     ground_floor = between(0.18, 0.22)
     first = ground - ground_floor  # the floor of the lowest upper storey
@@ -298,14 +294,10 @@ def _lay_out_ground_floor(
         else:
             top, bottom = first + 0.24 * height, ground - 0.26 * height
             if building.material == "stone":
-                pen.fill(
-                    MOULDING, middle - wide / 2 - 0.08 * bay, top - 0.02, middle + wide / 2 + 0.08 * bay, top
-                )
+                pen.fill(MOULDING, middle - wide / 2 - 0.08 * bay, top - 0.02, middle + wide / 2 + 0.08 * bay, top)
             window = pen.fill(WINDOW, middle - wide / 2, top, middle + wide / 2, bottom)
             building.windows.append(window)
-            pen.fill(
-                SILL, middle - wide / 2 - 0.07 * bay, bottom, middle + wide / 2 + 0.07 * bay, bottom + 0.013
-            )
+            pen.fill(SILL, middle - wide / 2 - 0.07 * bay, bottom, middle + wide / 2 + 0.07 * bay, bottom + 0.013)
 
 
 # Rendering: colours are float32 RGB from 0 to 1, in planes (3, S, S), which NumPy handles much faster than
@@ -410,9 +402,7 @@ def _noise(rng: np.random.Generator, size: int, cells: tuple[int, ...]) -> Float
     return (total - low) / np.float32(high - low)
 
 
-def _blocks(
-    rng: np.random.Generator, size: int, high: int, wide: int, *, spread: float, joint: float
-) -> Floats:
+def _blocks(rng: np.random.Generator, size: int, high: int, wide: int, *, spread: float, joint: float) -> Floats:
     """Courses of bricks, stones or tiles, every other one shifted by half: brightness around 1, (S, S)."""
     rows, columns = -(-size // high), -(-size // wide) + 1
     # Always the same number of random values, so that the size of a picture changes nothing that comes after.
@@ -528,9 +518,7 @@ def _draw_balconies(building: _Building, colours: Floats, glass: Bytes, stone: F
     """Balustrades of stone, or railings of iron that the window shows through."""
     size = colours.shape[-1]
     is_iron = building.material == "plaster"
-    period, bar = (
-        (max(4, size // 52), max(1, size // 200)) if is_iron else (max(5, size // 40), max(3, size // 70))
-    )
+    period, bar = (max(4, size // 52), max(1, size // 200)) if is_iron else (max(5, size // 40), max(3, size // 70))
     colour = _rgb(44, 46, 50) if is_iron else stone
     rail = max(1, size // 128)
     for box in building.balconies:
@@ -623,9 +611,7 @@ def _draw_stars(labels: Bytes, colours: Floats, rng: np.random.Generator) -> Non
 DESCRIPTION = "dataset.yaml"
 """File in a made folder that says how it was made."""
 
-_REVISION = (
-    1  # of the drawing: raise it when a seed gives other pixels, so that old folders are not continued
-)
+_REVISION = 1  # of the drawing: raise it when a seed gives other pixels, so that old folders are not continued
 
 Progress = Callable[[int], None]
 Item = TypeVar("Item")
@@ -798,9 +784,7 @@ def _compare(path: Path, description: dict[str, Any]) -> None:
     except (yaml.YAMLError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: does not say how the folder was made; choose another folder or remove this one"
-        )
+        raise UserError(f"{path}: does not say how the folder was made; choose another folder or remove this one")
     for key in [*description, *found]:
         old, new = found.get(key), description.get(key)
         if old != new:

@@ -106,9 +106,7 @@ class PerceptualLoss(nn.Module):
             with torch.no_grad():
                 wanted = self.features(real)
             found = self.features(fake)
-            terms = [
-                weight * (found[name] - wanted[name]).abs().mean() for name, weight in self.layers.items()
-            ]
+            terms = [weight * (found[name] - wanted[name]).abs().mean() for name, weight in self.layers.items()]
             return torch.stack(terms).sum()
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
@@ -146,12 +144,8 @@ def _read(settings: PerceptualSettings, shapes: dict[str, tuple[int, ...]]) -> d
         tensors = _open(path, shapes)
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever a damaged file makes the readers raise: struct, zip, unpickling, JSON ...
-        raise UserError(
-            f"{path}: no readable safetensors or .pth weights; download the file again"
-        ) from error
+    except Exception as error:  # whatever a damaged file makes the readers raise: struct, zip, unpickling, JSON ...
+        raise UserError(f"{path}: no readable safetensors or .pth weights; download the file again") from error
     for key, shape in shapes.items():
         tensor = tensors.get(key)
         if not isinstance(tensor, Tensor) or tensor.shape != shape:

@@ -50,9 +50,7 @@ class PixelSettings(Settings):
 class _BlockDiscriminator(Discriminator):
     """Blocks in a row, each led by its convolution; the last one makes the logits."""
 
-    def __init__(
-        self, blocks: Sequence[Sequence[nn.Module]], settings: PatchSettings | PixelSettings
-    ) -> None:
+    def __init__(self, blocks: Sequence[Sequence[nn.Module]], settings: PatchSettings | PixelSettings) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(*block) for block in blocks)
         if settings.spectral_norm:

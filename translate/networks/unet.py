@@ -52,9 +52,7 @@ class UNet(Generator):
         downs: list[nn.Module] = []
         for level, channels in enumerate(widths):
             layers: list[nn.Module] = [
-                nn.Conv2d(
-                    widths[level - 1] if level else in_channels, channels, 4, stride=2, padding=1, bias=bias
-                )
+                nn.Conv2d(widths[level - 1] if level else in_channels, channels, 4, stride=2, padding=1, bias=bias)
             ]
             if 0 < level < innermost:  # neither on raw pixels nor on the bottleneck, which may be one pixel
                 layers.append(norm_layer(norm, channels))
@@ -72,9 +70,7 @@ class UNet(Generator):
                 upsample(settings.upsampling, channels, widths[level - 1], kernel=4, bias=bias),
                 norm_layer(norm, widths[level - 1]),
             ]
-            if (
-                settings.dropout and 4 <= level < innermost
-            ):  # the blocks between two maps of 8 * width channels
+            if settings.dropout and 4 <= level < innermost:  # the blocks between two maps of 8 * width channels
                 layers.append(nn.Dropout(settings.dropout))
             ups.append(nn.Sequential(*layers))
         self.ups = nn.ModuleList(ups)

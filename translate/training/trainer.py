@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -74,7 +74,7 @@ class TrainingSettings(Settings):
     stages: list[StageSettings] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _stages_have_optimisers(self) -> TrainingSettings:
+    def _stages_have_their_own_names(self) -> TrainingSettings:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError("two stages have the same name; give each its own")
@@ -120,21 +120,21 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Trains a config in a run folder, from the start or from the newest whole checkpoint there.
+    """Trains a config. Making one builds every part and finds the config's mistakes, but writes nothing.
 
     Counting is in images: `images` have been seen by all processes together, `step` = images / images in a step.
     """
 
-    def __init__(self, config: Config, run: Run, watcher: Watcher, *, processes: Processes = ALONE) -> None:
+    def __init__(self, config: Config, watcher: Watcher, *, processes: Processes = ALONE) -> None:
         settings = config.training
-        self.config, self.run, self.watcher, self.processes = config, run, watcher, processes
+        self.config, self.watcher, self.processes = config, watcher, processes
         self.device = resolve_device(settings.device)
         self.dtype = resolve_precision(settings.precision, self.device)
-        torch.use_deterministic_algorithms(config.deterministic)
         if config.deterministic:
-            torch.backends.cudnn.benchmark = False
-        else:
-            torch.backends.cudnn.benchmark = True
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        # Where torch has no such kernel (the gradient of reflection padding on CUDA) it warns, and the run goes on.
+        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not config.deterministic
 
         dataset = config.data.open("train", config.seed)
         if dataset is None:
@@ -178,17 +178,19 @@ class Trainer:
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
-    def train(self) -> Outcome:
-        """Run to the end, to a signal or to an early stop; the state is saved in each case."""
+    def train(self, run: Run) -> Outcome:
+        """Train in a run folder, from its newest whole checkpoint if it has one, to the end, a signal or an early stop.
+
+        The state is saved in each case.
+        """
+        self.run = run
         checkpoint = self.run.load_checkpoint(self.watcher.message)
         if checkpoint:
             self._restore(checkpoint)
             self.watcher.message(f"resuming {self.run.path} at {self.images:,} of {self.total:,} images")
-        elif self.images == 0:
+        else:
             self._enter_stage(0)
-        self.log = (
-            RunLog(self.run.path, step=self.step_number, rows_size=self.rows_size) if self.processes.leads else None
-        )
+        self.log = RunLog(run.path, step=self.step_number, rows_size=self.rows_size) if self.processes.leads else None
         reason: Literal["finished", "interrupted", "early stop"] = "finished"
         try:
             with self._signals(), self._training_batches() as batches:
@@ -510,8 +512,8 @@ class Trainer:
         if self._previews is None:
             dataset = self.validation_set if self.validation_set is not None else self.dataset
             count = self.config.logging.preview_images
-            found = evaluation_batches(dataset, batch_size=1, workers=0, device=self.device)
-            self._previews = [dict(batch) for batch in itertools.islice(found, count)]
+            found = evaluation_batches(dataset, batch_size=1, workers=0, device=self.device, images=count)
+            self._previews = [dict(batch) for batch in found]
         with self._averaged(), torch.no_grad(), self._autocast():
             pictures = [self.method.previews(to_device(batch, self.specs, self.device)) for batch in self._previews]
         shapes = {tuple(tensor.shape) for picture in pictures for tensor in picture.values()}
@@ -523,8 +525,10 @@ class Trainer:
     def _validate(self, dataset: ImageDataset) -> None:
         """Measure, note the best, export it. All processes measure the same, so that all stop early together."""
         settings = self.config.validation
-        found = evaluation_batches(dataset, batch_size=settings.batch_size, workers=0, device=self.device)
-        batches = (self._told(batch) for batch in _first(found, settings.images))
+        found = evaluation_batches(
+            dataset, batch_size=settings.batch_size, workers=0, device=self.device, images=settings.images
+        )
+        batches = (self._told(batch) for batch in found)
         with self._averaged() as networks:
             translator = self.method.translator(self.method.directions[0])
             values = validate(translator, batches, self.method.sides, self.specs, self.device, self.dtype)
@@ -604,21 +608,11 @@ class Trainer:
         self.rows_size = int(state["rows_size"])
 
 
-def _first(batches: Iterable[Mapping[str, Any]], images: int | None) -> Iterator[Mapping[str, Any]]:
-    """Batches until at least so many images have come."""
-    come = 0
-    for batch in batches:
-        yield batch
-        come += len(batch["name"])
-        if images is not None and come >= images:
-            return
-
-
 def plan(config: Config) -> list[str]:
     """What `--dry-run` says: the sizes of all that a run would do, after building every part of it once."""
     from translate.networks import count_parameters
 
-    trainer = Trainer(config, Run(Path("unused")), _Silent())
+    trainer = Trainer(config, _Silent())
     lines = [f"data: {trainer.epoch:,} training samples"]
     lines[0] += (
         f", {len(trainer.validation_set):,} to validate on" if trainer.validation_set is not None else ", no validation"

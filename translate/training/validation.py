@@ -26,7 +26,7 @@ class ValidationSettings(Settings):
     best: Literal["l1", "psnr", "ssim"] = "l1"
     """The measure that chooses best.safetensors."""
     images: int | None = Field(default=200, ge=1)
-    """Measure at most so many images, the first by name; null for all."""
+    """Measure at most so many images, spread evenly over the split; null for all."""
     batch_size: int = Field(default=8, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop the run after so many validations without a better one."""
