@@ -122,15 +122,15 @@ def test_patience_ends_the_run_and_a_resumed_one_stays_ended(root: Path, tmp_pat
     assert run.metrics_file.read_bytes() == rows
 
 
-def test_validation_takes_the_first_images_and_tells_of_unreadable_ones(tmp_path: Path) -> None:
+def test_validation_takes_so_many_images_and_tells_of_unreadable_ones(tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", 6, "val")
     root = write_pairs(tmp_path / "pairs", 4)
-    (root / "val" / "A" / "01.png").write_bytes(b"no picture")
+    (root / "val" / "A" / "02.png").write_bytes(b"no picture")  # 0, 2 and 4 of the six are taken
     change = {"data": {"validation": "val"}, "validation": {"every": "3 steps", "batch_size": 2, "images": 3}}
     _, run, listener = train(tiny(root, change), tmp_path / "run")
     assert len(validations(run)) == 2
     told = [text for text in listener.messages if text.startswith("skipped: ")]
-    assert len(told) == 1 and "01.png" in told[0]  # once, though it was met twice
+    assert len(told) == 1 and "02.png" in told[0]  # once, though it was met twice
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

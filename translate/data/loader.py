@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -227,18 +228,20 @@ def _load(fetch: Dataset[Any], keys: Iterable[Any], workers: Workers, device: to
     """What `fetch` makes of each of `keys`, in order, loaded ahead by worker processes that end with the
     iterator."""
     count = worker_count(workers)
-    loader = DataLoader(
-        fetch,
-        batch_size=None,
-        sampler=keys,
-        num_workers=count,
-        collate_fn=_as_it_is,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
-        prefetch_factor=_PREFETCH if count else None,
-        generator=torch.Generator(),  # torch draws a seed for its workers: not from the global generator
-    )
-    with _stops_held():
+    with _stops_held(), warnings.catch_warnings():
+        # Torch warns of more workers than cores; how many there are is the user's choice, or `worker_count`'s.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            fetch,
+            batch_size=None,
+            sampler=keys,
+            num_workers=count,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=_start_worker,
+            prefetch_factor=_PREFETCH if count else None,
+            generator=torch.Generator(),  # torch draws a seed for its workers: not from the global generator
+        )
         iterator = iter(loader)
     _watch_workers()
     try:
@@ -248,8 +251,9 @@ def _load(fetch: Dataset[Any], keys: Iterable[Any], workers: Workers, device: to
                     loaded = next(iterator)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "worker" not in str(error).lower():
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                # A worker that dies while it hands a tensor over shows as a broken connection.
+                if isinstance(error, RuntimeError) and "worker" not in str(error).lower():
                     raise
                 raise UserError(
                     "a data loading process died (out of memory, or killed from outside); "
