@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from translate import config as configs
-from translate.data.images import normalise
+from translate.data.images import normalise, write_image
+from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.inference.translator import Translator
 from translate.metrics.images import l1, psnr, ssim
@@ -30,8 +31,6 @@ MEASURES = {"L1": l1, "PSNR": psnr, "SSIM": ssim}
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
-    from translate.data.spec import ImageSpec
-
     return normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None], ImageSpec())
 
 
@@ -51,14 +50,14 @@ def main() -> None:
     options = parser.parse_args()
 
     weights = load_weights(options.run)
-    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), options.set)
+    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), ["data.cache=none", *options.set])
     data = configs.validate(raw, str(weights.path)).data
     if data.kind != "paired":
         raise UserError("this table needs a paired run")
     test, train = data.open("test", 0), data.open("train", 0)
     if test is None or train is None:
         raise UserError(f"{data.root}: has no test split")
-    train.transform.training = False
+    train.transform = test.transform  # whole images at the test's size, without the jitter
     translator = Translator.load(options.run)
 
     mean = np.mean([target.astype(np.float64) for _, target in pairs(train, data.source, data.target)], axis=0)
@@ -84,8 +83,6 @@ def main() -> None:
 
 def write_grid(path: Path, pictures: list[np.ndarray], count: int) -> None:
     """Ten results that nobody chose: evenly spaced through the test split by name, in two columns."""
-    from translate.data.images import write_image
-
     chosen = [pictures[i] for i in np.linspace(0, len(pictures) - 1, count).round().astype(int)]
     half = -(-len(chosen) // 2)
     gap = np.full((chosen[0].shape[0], 12, 3), 255, np.uint8)
