@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from translate.data.files import Problem
-from translate.data.images import ImageFile, load_pixels_like, read_image
+from translate.data.images import ImageFile, Pixels, load_pixels_like, read_image
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError
 
@@ -55,7 +56,7 @@ class _Seen:
     dtype: str
     channels: int
     pixels: int
-    moments: np.ndarray  # images: (C, 2) mean and mean square; labels: (classes,) counts
+    moments: NDArray[Any]  # images: (C, 2) mean and mean square; labels: (classes,) counts
     digest: bytes
     flat: bool  # of one colour: equal ones prove nothing
 
@@ -125,9 +126,9 @@ def _look(item: Item, specs: dict[str, ImageSpec]) -> tuple[dict[str, _Seen], li
     return sides, problems
 
 
-def _measure(path: Path, image: ImageFile, pixels: np.ndarray, spec: ImageSpec) -> _Seen:
+def _measure(path: Path, image: ImageFile, pixels: Pixels, spec: ImageSpec) -> _Seen:
     height, width, channels = pixels.shape
-    moments: np.ndarray
+    moments: NDArray[Any]
     if spec.kind == "labels":
         moments = np.bincount(pixels.reshape(-1), minlength=spec.width)
     else:

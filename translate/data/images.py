@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -35,6 +35,8 @@ from translate.data.files import SUFFIXES as SUFFIXES
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, UserError
 
+Pixels = NDArray[Any]
+"""(H, W, C), uint8 or uint16."""
 DEFAULT_MAX_PIXELS = 250_000_000
 
 # A bad file is reported once, by us, not by OpenCV or Pillow on stderr too.
@@ -54,15 +56,15 @@ _ORIENTATION_TAG = 0x0112  # EXIF 2.3, section 4.6.4
 class ImageFile:
     """A decoded file, upright (EXIF orientation applied)."""
 
-    pixels: np.ndarray
+    pixels: Pixels
     """(H, W, C) uint8 or uint16; C is 1 (grey) or 3 (RGB), any number for `.npy`."""
-    alpha: np.ndarray | None
+    alpha: Pixels | None
     """(H, W), same type as `pixels`; None where the file has no transparency."""
     icc: bytes | None
     """The colour profile as stored; None too where it does not describe `pixels` (CMYK turned into RGB)."""
     format: str
     """png, jpeg, webp, tiff, bmp or npy."""
-    indices: np.ndarray | None = None
+    indices: Pixels | None = None
     """(H, W) uint8: stored numbers of a palette image or of a grey PNG below 8 bit (`pixels` scales them)."""
 
 
@@ -93,7 +95,7 @@ class _Facts:
     orientation: int = 1
     icc: bytes | None = None
     frames: int = 1
-    palette: np.ndarray | None = None  # (256, 3), PNG
+    palette: Pixels | None = None  # (256, 3), PNG
     transparency: bytes | None = None  # PNG's tRNS
     hidden: list[tuple[int, int]] = field(default_factory=list)  # PNG chunks kept from the decoder
     samples: int = 3  # stored channels: 4 in a CMYK JPEG
@@ -394,7 +396,7 @@ def probe(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Header:
 # --------------------------------------------------------------------------------------------- decoding
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Turns (H, W, ...) as EXIF orientation says: 2-4 mirror, 3 half a turn, 5-8 swap width and height."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
@@ -405,10 +407,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _opencv(data: bytes, flags: int) -> np.ndarray:
+def _opencv(data: bytes, flags: int) -> Pixels:
     """Decoded by OpenCV, (H, W, C); raises _Bad."""
     try:
-        decoded: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        decoded: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         decoded = None
     if decoded is None:
@@ -416,7 +418,7 @@ def _opencv(data: bytes, flags: int) -> np.ndarray:
     return decoded if decoded.ndim == 3 else decoded[..., None]
 
 
-def _pillow(load: Callable[[], Image.Image]) -> np.ndarray:
+def _pillow(load: Callable[[], Image.Image]) -> Pixels:
     try:
         array = np.array(load())
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... for damaged files
@@ -424,7 +426,7 @@ def _pillow(load: Callable[[], Image.Image]) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def _decode_png(data: bytes, facts: _Facts) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _decode_png(data: bytes, facts: _Facts) -> tuple[Pixels, Pixels | None, Pixels | None]:
     for start, end in reversed(facts.hidden):
         data = data[:start] + data[end:]
     if facts.palette is not None:
@@ -444,7 +446,7 @@ def _decode_png(data: bytes, facts: _Facts) -> tuple[np.ndarray, np.ndarray | No
     pixels = _opencv(data, _GREY if facts.channels == 1 else _RGB)
     # Below 8 bit, decoders stretch the values to 0 ... 255.
     step = 255 // (2**facts.bits - 1) if facts.bits < 8 else 1
-    key: np.ndarray | None = None
+    key: Pixels | None = None
     if facts.transparency is not None and len(facts.transparency) >= 2 * facts.channels:
         # One colour is transparent.
         colour = np.array(struct.unpack_from(f">{facts.channels}H", facts.transparency), np.int64) * step
@@ -453,7 +455,7 @@ def _decode_png(data: bytes, facts: _Facts) -> tuple[np.ndarray, np.ndarray | No
     return pixels, key, pixels[..., 0] // np.uint8(step) if step > 1 else None
 
 
-def _decode_tiff(data: bytes, facts: _Facts) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _decode_tiff(data: bytes, facts: _Facts) -> tuple[Pixels, Pixels | None, Pixels | None]:
     if facts.bits < 16:
         image = TiffImageFile(io.BytesIO(data))
         return _from_pillow(image)
@@ -471,7 +473,7 @@ def _decode_tiff(data: bytes, facts: _Facts) -> tuple[np.ndarray, np.ndarray | N
     return pixels, alpha, None
 
 
-def _from_pillow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _from_pillow(image: Image.Image) -> tuple[Pixels, Pixels | None, Pixels | None]:
     indices = _pillow(lambda: image)[..., 0] if image.mode == "P" else None
     if image.mode in ("1", "L"):
         return _pillow(lambda: image.convert("L")), None, None
@@ -515,9 +517,9 @@ def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
 
 
 def _decode(data: bytes, facts: _Facts) -> ImageFile:
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    indices: np.ndarray | None = None
+    pixels: Pixels
+    alpha: Pixels | None = None
+    indices: Pixels | None = None
     icc = facts.icc
     if facts.format == "jpeg":
         if facts.samples == 4:
@@ -553,7 +555,7 @@ def _decode(data: bytes, facts: _Facts) -> ImageFile:
 # -------------------------------------------------------------------------------- pixels as a side wants them
 
 
-def read_pixels(path: Path | str, spec: ImageSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
+def read_pixels(path: Path | str, spec: ImageSpec, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pixels:
     """Read an image as one side of a data set wants it.
 
     Returns:
@@ -569,7 +571,7 @@ def read_pixels(path: Path | str, spec: ImageSpec, *, max_pixels: int = DEFAULT_
         raise ImageError(path, str(error)) from None
 
 
-def load_pixels_like(image: ImageFile, spec: ImageSpec) -> np.ndarray:
+def load_pixels_like(image: ImageFile, spec: ImageSpec) -> Pixels:
     """The conversion of `read_pixels` for an image already read: (H, W, C) as `spec` asks.
 
     Raises:
@@ -581,7 +583,7 @@ def load_pixels_like(image: ImageFile, spec: ImageSpec) -> np.ndarray:
         raise ImageError("image", str(error)) from None
 
 
-def _fit(image: ImageFile, spec: ImageSpec) -> np.ndarray:
+def _fit(image: ImageFile, spec: ImageSpec) -> Pixels:
     if spec.kind == "labels":
         return _class_numbers(image, spec)
     pixels, alpha, wanted = image.pixels, image.alpha, spec.channels
@@ -605,12 +607,12 @@ def _fit(image: ImageFile, spec: ImageSpec) -> np.ndarray:
     return np.concatenate([pixels, alpha[..., None]], axis=2)
 
 
-def _over_background(pixels: np.ndarray, alpha: np.ndarray, spec: ImageSpec) -> np.ndarray:
+def _over_background(pixels: Pixels, alpha: Pixels, spec: ImageSpec) -> Pixels:
     """Transparent pixels over the background: (p a + b (1 - a)), rounded to the nearest integer."""
     top = int(np.iinfo(pixels.dtype).max)
     if alpha.min() == top:
         return pixels
-    background: np.ndarray = np.array([[spec.background]], np.uint8)  # (1, 1, 3)
+    background: Pixels = np.array([[spec.background]], np.uint8)  # (1, 1, 3)
     if pixels.shape[2] == 1:
         background = cv2.cvtColor(background, cv2.COLOR_RGB2GRAY)[..., None]
     # In uint32 the sum stays just below 2^32 for 16 bit too: 65535² + 32767.
@@ -619,7 +621,7 @@ def _over_background(pixels: np.ndarray, alpha: np.ndarray, spec: ImageSpec) -> 
     return (mixed // top).astype(pixels.dtype)
 
 
-def _class_numbers(image: ImageFile, spec: ImageSpec) -> np.ndarray:
+def _class_numbers(image: ImageFile, spec: ImageSpec) -> Pixels:
     """(H, W, 1) class numbers: uint8 up to 256 classes, uint16 above."""
     dtype = np.uint8 if spec.width <= 256 else np.uint16
     if spec.palette is not None:
@@ -636,7 +638,7 @@ def _class_numbers(image: ImageFile, spec: ImageSpec) -> np.ndarray:
     return numbers.astype(dtype)[..., None]
 
 
-def _nearest_colours(pixels: np.ndarray, palette: list[tuple[int, int, int]]) -> np.ndarray:
+def _nearest_colours(pixels: Pixels, palette: list[tuple[int, int, int]]) -> Pixels:
     """(H, W) class whose colour is nearest (squared distance; the first of equals). Pixels (H, W, 1 or 3)."""
     if pixels.shape[2] not in (1, 3):
         raise _Bad(f"has {pixels.shape[2]} channels, expected a grey or RGB picture of class colours")
@@ -692,7 +694,7 @@ def to_device(
     }
 
 
-def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> np.ndarray:
+def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> Pixels:
     """Images (N, C, H, W) in [-1, 1] as pixels (N, H, W, C), clamped, rounded half to even.
 
     Undoes `normalise`. Labels: the class of the highest channel as (N, H, W, 1), uint8 up to 256 classes,
@@ -700,14 +702,14 @@ def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> n
     """
     top = np.iinfo(np.dtype(dtype)).max  # 255 or 65535
     if spec.kind == "labels":
-        classes: np.ndarray = images.argmax(dim=1).cpu().numpy()  # (N, H, W)
+        classes: Pixels = images.argmax(dim=1).cpu().numpy()  # (N, H, W)
         if spec.palette is None:
             return classes.astype(np.uint8 if spec.width <= 256 else np.uint16)[..., None]
         colours = (np.array(spec.palette, np.int64) * (top // 255)).astype(dtype)  # (classes, 3)
         return np.take(colours, classes, axis=0)
     scaled = images.float().clamp(-1, 1).add(1).div(2).mul(top).round()
     whole = scaled.to(torch.uint8 if top == 255 else torch.int32)
-    pixels: np.ndarray = whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels: Pixels = whole.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels.astype(dtype, copy=False)
 
 
@@ -716,9 +718,9 @@ def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> n
 
 def write_image(
     path: Path | str,
-    pixels: np.ndarray,
+    pixels: Pixels,
     *,
-    alpha: np.ndarray | None = None,
+    alpha: Pixels | None = None,
     icc: bytes | None = None,
     quality: int | None = None,
     compression: int | None = None,
@@ -768,8 +770,8 @@ def write_image(
 
 def _encode(
     kind: str,
-    pixels: np.ndarray,
-    alpha: np.ndarray | None,
+    pixels: Pixels,
+    alpha: Pixels | None,
     icc: bytes | None,
     quality: int | None,
     compression: int | None,
@@ -804,7 +806,7 @@ def _encode(
     return _opencv_bytes(".bmp", pixels, alpha, [])
 
 
-def _opencv_bytes(suffix: str, pixels: np.ndarray, alpha: np.ndarray | None, options: list[int]) -> bytes:
+def _opencv_bytes(suffix: str, pixels: Pixels, alpha: Pixels | None, options: list[int]) -> bytes:
     if alpha is not None:
         pixels = np.dstack([pixels[..., ::-1], alpha])  # BGRA
     elif pixels.shape[2] == 3:
@@ -829,7 +831,7 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _grey_alpha_png(pixels: np.ndarray, alpha: np.ndarray, compression: int | None) -> bytes:
+def _grey_alpha_png(pixels: Pixels, alpha: Pixels, compression: int | None) -> bytes:
     """Grey with alpha, 8 or 16 bit: OpenCV has no such PNG, Pillow no 16 bit one."""
     both = np.dstack([pixels, alpha])
     height, width = alpha.shape

@@ -6,7 +6,7 @@ import copy
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
-from translate.data.images import ImageFile, load_pixels_like, normalise, read_image, to_pixels
+from translate.data.images import ImageFile, Pixels, load_pixels_like, normalise, read_image, to_pixels
 from translate.data.spec import ImageSpec
 from translate.devices import Precision, resolve_device, resolve_precision
 from translate.errors import ImageError, UserError
 
-Pixels = np.ndarray[Any, np.dtype[Any]]
 Protocol = Literal["default", "paper"]
 Picture = TypeVar("Picture", Pixels, Image.Image)
 
