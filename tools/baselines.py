@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from translate import config as configs
+from translate.data.datasets import ImageDataset
 from translate.data.images import normalise, write_image
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
@@ -34,9 +35,9 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return normalise(torch.from_numpy(np.ascontiguousarray(pixels))[None], ImageSpec())
 
 
-def pairs(dataset: object, source: str, target: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for index in range(len(dataset)):  # type: ignore[arg-type]
-        sample = dataset[index]  # type: ignore[index]
+def pairs(dataset: ImageDataset, source: str, target: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for index in range(len(dataset)):
+        sample = dataset[index]
         yield sample[source], sample[target]
 
 

@@ -3,6 +3,7 @@ open."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -153,11 +154,13 @@ class _DatasetSettings(Settings):
             return Pairing([], [])
         return self._find(name)
 
+    @abstractmethod
     def _patterns(self) -> list[str]:
-        raise NotImplementedError
+        """The paths that a split's files lie under, with `{split}` still in them."""
 
+    @abstractmethod
     def _find(self, split: str) -> Pairing:
-        raise NotImplementedError
+        """The samples below those paths."""
 
     def _folder(self, pattern: str, split: str) -> Path:
         return self.root.expanduser() / Path(pattern.replace(_SPLIT, split)).expanduser()

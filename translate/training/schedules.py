@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -22,8 +23,9 @@ class _Schedule(Settings):
         start = min(1.0, (images + batch) / rise) if rise else 1.0
         return start * self._shape(images, total, batch, epoch)
 
+    @abstractmethod
     def _shape(self, images: int, total: int, batch: int, epoch: int) -> float:
-        raise AssertionError("every schedule has a shape")
+        """The factor without the warm-up."""
 
 
 class ConstantSchedule(_Schedule):
