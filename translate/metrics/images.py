@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from kornia.metrics import ssim as ssim_map
 from torch import Tensor
 
 
@@ -34,6 +33,8 @@ def ssim(fake: Tensor, target: Tensor) -> Tensor:
     window lies inside the image; the mean of all channels. The window of an image smaller than 11 pixels is
     the largest odd one that fits.
     """
+    from kornia.metrics import ssim as ssim_map  # here: it takes half a second that a conversion does not need
+
     fake, target = _unit(fake, target)
     shorter = min(fake.shape[2:])
     window = min(11, shorter - (shorter + 1) % 2)  # odd

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid, save_image
 
 from translate.errors import UserError
 from translate.settings import Settings, SpanField, parse_span
@@ -82,6 +80,8 @@ class RunLog:
         """Continue at `step`: rows beyond `rows_size` bytes of metrics.jsonl belong to steps that are done again."""
         self.file = run_folder / "metrics.jsonl"
         self.samples = run_folder / "samples"
+        from torch.utils.tensorboard import SummaryWriter  # here: configs import this file, conversion needs no board
+
         try:
             self.samples.mkdir(exist_ok=True)
             with self.file.open("ab") as stream:
@@ -113,6 +113,8 @@ class RunLog:
 
     def grid(self, step: int, images: Mapping[str, Tensor]) -> Path:
         """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name."""
+        from torchvision.utils import make_grid, save_image
+
         columns = list(images.values())
         height, width = max(c.shape[2] for c in columns), max(c.shape[3] for c in columns)
         columns = [
