@@ -14,7 +14,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from translate.errors import UserError
-from translate.training import logging
 from translate.training.logging import Means, RunLog, memory_in_use
 
 
@@ -89,7 +88,7 @@ def test_a_full_disk_is_told_in_one_line(what: str, tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "open", full)
-    monkeypatch.setattr(logging, "save_image", full)
+    monkeypatch.setattr("torchvision.utils.save_image", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\).*--resume") as raised:
         log.row(1, 2, {}, {}) if what == "row" else log.grid(1, {"a": torch.zeros(1, 3, 4, 4)})
     assert "\n" not in str(raised.value)
