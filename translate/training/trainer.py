@@ -136,6 +136,8 @@ class Trainer:
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not config.deterministic
 
+        if config.data.cache != "none":
+            watcher.message("reading the images into the cache")
         dataset = config.data.open("train", config.seed)
         if dataset is None:
             raise UserError("data.train: names no split to train on")
