@@ -340,3 +340,10 @@ def test_any_value_under_any_key_is_taken_or_told(path: tuple[Any, ...], value: 
         configs.validate(raw, "mine.yaml")
     except UserError as error:
         assert all(line.startswith("mine.yaml: ") for line in str(error).splitlines())
+
+
+def test_a_line_break_in_a_key_is_written_out() -> None:
+    raw = json.loads(json.dumps(WHOLE))
+    raw["method"]["discriminator"]["initialisation"] = {"\r": 0}
+    with pytest.raises(UserError, match=r"unknown key 'method\.discriminator\.initialisation\.\\r'"):
+        configs.validate(raw, "mine.yaml")

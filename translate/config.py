@@ -169,13 +169,19 @@ def validate(raw: Mapping[str, Any], source: str, overrides: Sequence[str] = ())
         return Config.model_validate(raw)
     except ValidationError as error:
         schema = _schema()
-        lines = dict.fromkeys(_explain(dict(fault), raw, schema, source, overrides) for fault in error.errors())
+        faults = (_explain(dict(fault), raw, schema, source, overrides) for fault in error.errors())
+        lines = dict.fromkeys(_printable(fault) for fault in faults)
         raise UserError("\n".join(lines)) from error
 
 
 @functools.cache
 def _schema() -> dict[str, Any]:
     return Config.model_json_schema()
+
+
+def _printable(text: str) -> str:
+    """The text with line breaks and other control characters written out, so that it stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _explain(
