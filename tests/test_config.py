@@ -84,7 +84,7 @@ def test_the_schema_names_and_explains_every_key() -> None:
 def test_the_paper_s_numbers_are_the_config_s() -> None:
     config = configs.load("pix2pix")
     (stage,) = config.training.stages
-    assert (stage.optimiser.lr, stage.optimiser.model_extra["betas"]) == (2e-4, [0.5, 0.999])  # type: ignore[union-attr,index]
+    assert (stage.optimiser.lr, stage.optimiser.model_extra["betas"]) == (2e-4, [0.5, 0.999])
     assert str(stage.length) == "200 epochs" and config.training.batch_size == 1
     assert config.method.reconstruction.weight == 100 and config.method.discriminator_weight == 0.5
 
@@ -93,7 +93,7 @@ def test_the_paper_s_numbers_are_the_config_s() -> None:
 def test_floats_as_people_write_them(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(SMALL.replace("2e-4", text))
     config = configs.load(str(tmp_path / "a.yaml"), [f"training.stages.1.optimiser.lr={text}"])
-    assert [stage.optimiser.lr for stage in config.training.stages] == [2e-4, 2e-4]  # type: ignore[union-attr]
+    assert [stage.optimiser.lr for stage in config.training.stages] == [2e-4, 2e-4]
 
 
 def test_changes_from_the_command_line(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_gpu_that_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_precision_by_name() -> None:
     cpu = torch.device("cpu")
-    found = [resolve_precision(name, cpu) for name in ("fp32", "bf16", "fp16")]  # type: ignore[arg-type]
+    found = [resolve_precision(name, cpu) for name in ("fp32", "bf16", "fp16")]
     assert found == [torch.float32, torch.bfloat16, torch.float16]
 
 

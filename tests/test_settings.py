@@ -29,7 +29,7 @@ class Sample(Settings):
     ],
 )
 def test_a_span_is_a_number_and_a_unit(text: str, amount: float, unit: str) -> None:
-    assert parse_span(text) == Span(amount, unit)  # type: ignore[arg-type]
+    assert parse_span(text) == Span(amount, unit)
 
 
 @pytest.mark.parametrize("value", ["200", "epochs", "200 hours", "-1 steps", "1,5 steps", "", 200, None, ["1 step"]])
@@ -51,7 +51,7 @@ def test_a_span_in_images_ends_with_a_batch() -> None:
 
 @given(st.integers(1, 10**9) | st.floats(1e-3, 1e9), st.sampled_from(["images", "steps", "epochs"]))
 def test_a_span_s_text_reads_back_as_the_span(amount: float, unit: str) -> None:
-    span = Span(float(amount), unit)  # type: ignore[arg-type]
+    span = Span(float(amount), unit)
     again = parse_span(str(span))
     assert again.unit == unit and again.amount == pytest.approx(span.amount, rel=1e-12)
 
@@ -68,6 +68,6 @@ def test_a_span_travels_as_text() -> None:
 
 def test_settings_are_frozen_and_refuse_unknown_keys() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Sample().length = parse_span("2 epochs")  # type: ignore[misc]
+        Sample().length = parse_span("2 epochs")
     with pytest.raises(ValidationError, match="Extra inputs"):
         Sample.model_validate({"lenght": "1 step"})

@@ -271,17 +271,10 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256_of(stream)
-        )
-
-
-def _sha256_of(stream: Any) -> str:
-    """Python 3.10 has no hashlib.file_digest."""
     digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as stream:  # Python 3.10 has no hashlib.file_digest
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -137,7 +137,7 @@ def test_interrupt_is_exit_code_130(
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return real(self, *arguments)  # type: ignore[arg-type]
+        return real(self, *arguments)
 
     monkeypatch.setattr(module.Translator, "run", run_twice)
     assert run([weights, folder, tmp_path / "out"], monkeypatch) == 130
@@ -174,7 +174,7 @@ def test_help_loads_no_torch() -> None:
 
 def test_the_network_is_not_shared() -> None:
     network = nn.Conv2d(3, 3, 1)
-    network.multiple = network.smallest = network.scale = 1  # type: ignore[assignment]
+    network.multiple = network.smallest = network.scale = 1
     translator = Translator(network, ImageSpec(), ImageSpec(), device="cpu", precision="bf16")
     translator.run([np.zeros((2, 2, 3), np.uint8)])
     assert network.weight.dtype == torch.float32 and network.weight.requires_grad

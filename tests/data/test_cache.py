@@ -14,7 +14,8 @@ import pytest
 
 from translate.data import PairedSettings
 from translate.data import cache as cache_module
-from translate.data.cache import Cache, disk_cache, memory_cache, user_cache_folder
+from translate.data.cache import Cache, disk_cache, memory_cache
+from translate.data.files import user_cache_folder
 from translate.data.transforms import Pixels
 from translate.errors import ImageError, UserError
 

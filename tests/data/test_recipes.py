@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from translate.data import recipes
+from translate.data.files import user_cache_folder
 from translate.data.recipes import (
     Recipe,
-    cache_folder,
     draw_pairs,
     fetch,
     load_recipe,
@@ -145,10 +145,10 @@ def test_a_faulty_recipe_is_told_by_its_key(
 
 def test_the_cache_is_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "translate"
+    assert user_cache_folder() == tmp_path / "translate"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "translate"
+    assert user_cache_folder() == tmp_path / ".cache" / "translate"
 
 
 def test_fetch_verifies_and_keeps(cache: Path, tmp_path: Path, npm: Callable[[str], Path]) -> None:
@@ -342,7 +342,7 @@ def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -
     """Draws the real set where the archives have been fetched before; no test goes to the network."""
     pytest.importorskip("resvg_py")
     recipe = load_recipe(name)
-    if not all((cache_folder() / package.file_name).is_file() for package in recipe.packages.values()):
+    if not all((user_cache_folder() / package.file_name).is_file() for package in recipe.packages.values()):
         pytest.skip(f"translate data get {name} was not run on this machine")
     made = draw_pairs(name, recipe, fetch(recipe), tmp_path / name, size=32)
     assert made == recipe.pairs

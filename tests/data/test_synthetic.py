@@ -44,7 +44,7 @@ def test_same_arguments_same_pixels_and_others_differ() -> None:
 @pytest.mark.parametrize("time", ["day", "night"])
 def test_any_size(size: int, time: str) -> None:
     for index in range(4):
-        scene = draw(index, size=size, time=time)  # type: ignore[arg-type]
+        scene = draw(index, size=size, time=time)
         assert scene.labels.shape == (size, size)
         assert scene.label_colours.shape == scene.picture.shape == (size, size, 3)
         assert {pixels.dtype for pixels in scene} == {np.dtype(np.uint8)}

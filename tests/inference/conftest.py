@@ -43,7 +43,7 @@ def unet(depth: int = 3, **kwargs: object) -> Translator:
             module.running_var.uniform_(0.005, 0.05)
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(module.weight)
-    return Translator(network, ImageSpec(), ImageSpec(), device="cpu", **kwargs)  # type: ignore[arg-type]
+    return Translator(network, ImageSpec(), ImageSpec(), device="cpu", **kwargs)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def watch_batches(translator: Translator) -> list[tuple[int, ...]]:
         shapes.append(np.stack(batch).shape)
         return real(batch, names)
 
-    translator.run = run  # type: ignore[method-assign,assignment]
+    translator.run = run
     return shapes
 
 
@@ -98,7 +98,7 @@ def test_a_gpu_always_sees_full_batches(negative: Translator, folder: Path, tmp_
         finally:
             negative.device = torch.device("cuda")
 
-    negative.run = run  # type: ignore[method-assign,assignment]
+    negative.run = run
     convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=4))
     assert sorted(shapes) == [(4, 24, 40, 3), (4, 32, 40, 3), (4, 40, 40, 3)]
     assert contents(tmp_path / "out") == contents(expected)
@@ -367,7 +367,7 @@ def test_out_of_memory_costs_one_image(negative: Translator, folder: Path, tmp_p
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 TiB.\nmore lines")
         return real(batch, names)
 
-    negative.run = run  # type: ignore[method-assign,assignment]
+    negative.run = run
     summary = convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=8))
     assert summary.written == 4
     ((path, reason),) = summary.failed
@@ -382,7 +382,7 @@ def test_memory_for_a_batch_but_not_for_the_whole(negative: Translator, folder: 
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(batch, names)
 
-    negative.run = run  # type: ignore[method-assign,assignment]
+    negative.run = run
     assert convert(negative, folder, tmp_path / "out", ConvertOptions(batch_size=8)).written == 5
 
 

@@ -67,7 +67,7 @@ def test_layers_are_those_of_torchvision(network: str, ends: dict[str, int], tmp
     path = tmp_path / "vgg.safetensors"
     save_file(named(features), path)
     weights = {name: float(index + 1) for index, name in enumerate(ends)}
-    loss = PerceptualSettings(network=network, weights=path, layers=weights).build()  # type: ignore[arg-type]
+    loss = PerceptualSettings(network=network, weights=path, layers=weights).build()
     fake, real = images(1, 3, 32, 32), images(1, 3, 32, 32).flip(-1)
     expected = 0.0
     found = loss.features(fake)

@@ -61,7 +61,7 @@ def test_buffers_are_copied() -> None:
     module, ema = make("40 images")
     module(torch.randn(8, 2))
     ema.update(4, 4, batch=4, epoch=50, finite=YES)
-    assert torch.equal(ema.average_buffers["1.running_mean"], module[1].running_mean)  # type: ignore[index]
+    assert torch.equal(ema.average_buffers["1.running_mean"], module[1].running_mean)
     assert ema.average_buffers["1.num_batches_tracked"] == 1
     assert ema.average_buffers["1.num_batches_tracked"].dtype == torch.int64
 

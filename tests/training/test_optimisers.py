@@ -86,7 +86,7 @@ def test_what_torch_would_refuse_is_told_in_one_line(settings: dict[str, Any], s
 
 
 def test_arguments_reach_torch_and_survive_a_dump() -> None:
-    settings = OptimiserSettings(kind="Adam", lr=2e-4, betas=[0.5, 0.999], weight_decay=0.1)  # type: ignore[call-arg]
+    settings = OptimiserSettings(kind="Adam", lr=2e-4, betas=[0.5, 0.999], weight_decay=0.1)
     group = settings.build(list(player().parameters())).param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"]) == (2e-4, (0.5, 0.999), 0.1)
     assert group["fused"] is True

@@ -59,7 +59,7 @@ def stop_after(step: int, number: int = signal.SIGINT) -> Callable[[Trainer], No
             if trainer.step_number == step:
                 signal.raise_signal(number)
 
-        trainer.step = step_then_signal  # type: ignore[method-assign]
+        trainer.step = step_then_signal
 
     return arm
 
@@ -291,7 +291,7 @@ def test_a_signal_twice_stops_at_once(root: Path, tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    trainer.step = step_then_two_signals  # type: ignore[method-assign]
+    trainer.step = step_then_two_signals
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(make_run(tmp_path / "run", config))

@@ -132,7 +132,7 @@ def test_in_a_turn_the_other_player_gets_no_gradient(root: Path, tmp_path: Path)
                 assert all((p.grad is not None) == (player == name) for p in module.parameters())
             return plain()
 
-        optimiser.step = watched  # type: ignore[method-assign]
+        optimiser.step = watched
     ((batch,),) = batches_of(trainer, 1)
     trainer.step([batch])
     assert order == ["discriminator", "generator"]
@@ -160,7 +160,7 @@ def test_a_term_of_weight_zero_is_not_computed(
         calls += 1
 
     discriminator = trainer.method.players["discriminator"]
-    discriminator.blocks[0].register_forward_hook(count)  # type: ignore[union-attr,operator,index]
+    discriminator.blocks[0].register_forward_hook(count)
     before = weights_of(trainer)
     ((batch,),) = batches_of(trainer, 1)
     trainer.step([batch])
@@ -280,9 +280,9 @@ def test_a_step_that_is_no_number_leaves_no_trace(
         player = trainer.method.players[turn.player]
         return {name: spoil(term, player) for name, term in plain(turn, batch, shared).items()}
 
-    trainer.method.losses = poisoned  # type: ignore[method-assign]
+    trainer.method.losses = poisoned
     trainer.step(second)
-    trainer.method.losses = plain  # type: ignore[method-assign]
+    trainer.method.losses = plain
     after = whole_state(trainer)
     for name in ("discriminator", "generator"):  # a scaler takes its lesson, and the rate follows the schedule
         for state in (before, after):
@@ -303,7 +303,7 @@ def test_a_bad_turn_of_one_player_leaves_the_average_still(root: Path, tmp_path:
     first, second = batches_of(trainer, 2)
     trainer.step(first)
     before = whole_state(trainer)
-    trainer.method.reconstruction = lambda fake, real: (fake - real).mean() * float("nan")  # type: ignore[assignment]
+    trainer.method.reconstruction = lambda fake, real: (fake - real).mean() * float("nan")
     trainer.step(second)
     after = whole_state(trainer)
     assert same(before["ema"], after["ema"])
@@ -328,7 +328,7 @@ def test_skipped_steps_are_counted_in_the_rows_and_too_many_end_the_run(root: Pa
         factor = float("nan") if trainer.step_number in (1, 2, 5, 6, 7, 8) else 1.0  # two in a row, then too many
         return {name: term * factor for name, term in plain(turn, batch, shared).items()}
 
-    trainer.method.losses = poisoned  # type: ignore[method-assign]
+    trainer.method.losses = poisoned
     with pytest.raises(UserError) as raised:
         trainer.train(run)
     said = str(raised.value)
@@ -384,7 +384,7 @@ def test_losses_are_float32_under_autocast(root: Path, tmp_path: Path) -> None:
         assert shared["fake"].dtype == torch.bfloat16
         return terms
 
-    trainer.method.losses = watched  # type: ignore[method-assign]
+    trainer.method.losses = watched
     ((batch,),) = batches_of(trainer, 1)
     trainer.step([batch])
     assert len(seen) == 4 and all(term.dtype == torch.float32 and term.ndim == 0 for term in seen)
@@ -394,11 +394,11 @@ def test_an_overflow_in_fp16_halves_that_players_scale_alone(root: Path, tmp_pat
     trainer = trainer_for(tiny(root, {"training": {"precision": "fp16"}}), tmp_path)
     scalers = {name: optimiser.scaler for name, optimiser in trainer.optimisers.items()}
     assert all(scaler is not None for scaler in scalers.values())
-    scalers["generator"]._init_scale = 2.0**127  # type: ignore[union-attr]
+    scalers["generator"]._init_scale = 2.0**127
     ((batch,),) = batches_of(trainer, 1)
     before = weights_of(trainer)
     trainer.step([batch])
-    scales = {name: scaler.get_scale() for name, scaler in scalers.items()}  # type: ignore[union-attr]
+    scales = {name: scaler.get_scale() for name, scaler in scalers.items()}
     assert scales == {"generator": 2.0**126, "discriminator": 2.0**16}
     changed = {name.split(".")[1] for name, tensor in weights_of(trainer).items() if not same(tensor, before[name])}
     assert changed == {"discriminator"}

@@ -317,4 +317,4 @@ def test_state_that_a_method_keeps_beside_tensors_is_resumed(
     shutil.rmtree(run.checkpoint_folders()[0])  # the last: back to step 4
     trainer = Trainer(config, Listener())
     trainer.train(run)
-    assert trainer.method.pool.count == 6  # type: ignore[union-attr]
+    assert trainer.method.pool.count == 6

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from translate.data.files import user_cache_folder
 from translate.data.transforms import Pixels
 from translate.errors import ImageError, UserError
 
@@ -180,12 +181,6 @@ def disk_cache(
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return Cache(entries, path)
-
-
-def user_cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/translate`, or `~/.cache/translate`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "translate"
 
 
 def _decoded(

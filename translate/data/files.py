@@ -125,3 +125,9 @@ def inside(root: Path, candidate: str | Path) -> Path:
     if not path.is_relative_to(folder):
         raise UserError(f"{candidate}: leads out of the folder {root}; paths must stay inside it")
     return path
+
+
+def user_cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/translate`, or `~/.cache/translate`: downloads and decoded images."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "translate"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from translate.data.files import user_cache_folder
 from translate.data.images import write_image
 from translate.data.spec import Colour
 from translate.data.synthetic import claim_folder, for_each
@@ -148,12 +148,6 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"{path}: {'.'.join(map(str, first['loc'])) or 'recipe'}: {first['msg']}") from None
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/translate`, or `~/.cache/translate`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "translate"
-
-
 def fetch(recipe: Recipe, *, notice: Callable[[str], None] | None = None) -> dict[str, Path]:
     """Download the recipe's packages with npm, unless they are in the cache.
 
@@ -170,7 +164,7 @@ def fetch(recipe: Recipe, *, notice: Callable[[str], None] | None = None) -> dic
 
 
 def _fetch(package: Package, notice: Callable[[str], None] | None) -> Path:
-    path = cache_folder() / package.file_name
+    path = user_cache_folder() / package.file_name
     if path.is_file() and _integrity(path) == package.integrity:
         return path
     npm = shutil.which("npm")
