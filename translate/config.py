@@ -39,6 +39,10 @@ class Config(Settings):
     logging: LoggingSettings = LoggingSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
 
+    def resolved(self) -> Config:
+        """The config with what only the data's folders tell written into it: the names of their classes."""
+        return self.model_copy(update={"data": self.data.resolved()})
+
 
 class _Loader(yaml.SafeLoader):
     """YAML where 2e-4 is a number (YAML 1.1 wants 2.0e-4) and a key given twice is an error (YAML takes the last)."""

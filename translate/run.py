@@ -212,18 +212,19 @@ def load_weights(path: Path) -> Weights:
 
     file = find_weights(path)
     try:
-        with file.open("rb") as stream:
-            head = stream.read(4)
-        if head[:2] == b"PK" or head[:1] == b"\x80":
-            raise UserError(
-                f"{file}: is a pickle (.pt/.pth), which can run code when read; expected the .safetensors file of a run"
-            )
         with safe_open(file, framework="pt") as opened:
             metadata = (opened.metadata() or {}).get(METADATA_KEY)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
+        # Asked last: the length that a safetensors file begins with may look like the first byte of a pickle.
+        with file.open("rb") as stream:
+            head = stream.read(2)
+        if head == b"PK" or head[:1] == b"\x80":
+            raise UserError(
+                f"{file}: is a pickle (.pt/.pth), which can run code when read; expected the .safetensors file of a run"
+            ) from error
         raise UserError(f"{file}: is cut short or no safetensors file ({error}); copy or export it again") from error
     if metadata is None:
         raise UserError(

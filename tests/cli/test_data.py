@@ -70,7 +70,7 @@ def test_make_other_forms(tmp_path: Path) -> None:
             ("make", "facades", "out", "--unpaired", "--labels", "indices"),
             "--labels has no use with --unpaired",
         ),
-        (("get", "emoji", "out"), "there are: fluent-emoji, openmoji"),
+        (("get", "emoji", "out"), "there are: cifar10, fashion-mnist, fluent-emoji, mnist, openmoji"),
         (("get", "fluent-emoji"), "expected NAME and OUT"),
         (("check", "no-such-config-or-folder"), "no-such-config-or-folder"),
     ],
@@ -93,8 +93,9 @@ def test_unknown_labels_are_bad_usage(tmp_path: Path) -> None:
 
 def test_get_lists_its_recipes() -> None:
     lines = run("get", "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["fluent-emoji", "openmoji"]
-    assert "CC-BY-SA-4.0" in lines[1]
+    assert [line.split()[0] for line in lines] == ["cifar10", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
+    assert "CC-BY-SA-4.0" in lines[4] and "3787 train, 708 test pairs" in lines[4]
+    assert "60000 train, 10000 test images" in lines[3]
 
 
 def test_check_finds_a_sound_folder_sound(facades: Path) -> None:
@@ -146,6 +147,22 @@ def test_check_takes_settings(facades: Path) -> None:
         assert isinstance(error, UserError)
         assert line in str(error)
         assert "\n" not in str(error)
+
+
+def test_check_counts_classes(facades: Path) -> None:
+    result = run("check", facades, "--set", "data.kind=folder", "--set", "data.classes=folders")
+    assert result.exit_code == 0, result.exception
+    assert "train image: count 6" in result.stdout and "classes A (3), B (3)" in result.stdout
+
+
+def test_check_says_what_a_toy_is(tmp_path: Path) -> None:
+    config = tmp_path / "toy.yaml"
+    config.write_text("base: pix2pix-demo\ndata: {kind: toy, layout: ring8, samples: 1000}\n")
+    result = run("check", config)
+    assert result.exit_code == 0, result.exception
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("train point: count 1000; layout ring8; modes 8; deviation 0.01; mean ")
+    assert len(lines) == 3
 
 
 def test_check_reads_a_config(facades: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from translate.data import FolderSettings, PairedSettings, ToySettings
 from translate.data.check import check
-from translate.data.datasets import FolderSettings, PairedSettings
 
 
 @pytest.fixture
@@ -104,3 +104,37 @@ def test_side_by_side(save, tmp_path, rng):
     assert train["A"]["mean"] == pytest.approx(whole[:, :8].mean(axis=(0, 1)) / 255)
     assert train["B"]["mean"] == pytest.approx(whole[:, 8:].mean(axis=(0, 1)) / 255)
     assert train["A"]["width"] == [8, 8]
+
+
+def test_class_folders(save, tmp_path, rng):
+    for split, name, count in (("train", "cat", 3), ("train", "dog", 2), ("test", "cat", 1), ("test", "eel", 2)):
+        for number in range(count):
+            save(f"{split}/{name}/{number}.png", rng.integers(0, 256, (5, 5, 3)).astype(np.uint8))
+    (tmp_path / "train" / "dog" / "0.png").write_bytes(b"not an image")
+    report = check(FolderSettings(root=tmp_path, validation=None, classes="folders"))
+    assert report.statistics["train"]["image"]["classes"] == {"cat": 3, "dog": 1}
+    assert report.statistics["test"]["image"]["classes"] == {"cat": 1, "dog": 0}
+    assert kinds(report) == sorted(
+        [
+            ("unreadable", str(tmp_path / "train" / "dog" / "0.png")),
+            ("class", str(tmp_path / "test" / "eel")),
+            ("class", str(tmp_path / "test" / "dog")),
+        ]
+    )
+    plain = check(FolderSettings(root=tmp_path, validation=None))
+    assert "classes" not in plain.statistics["train"]["image"]
+
+
+def test_toy_points():
+    report = check(ToySettings(layout="ring8", samples=20_000))
+    assert report.problems == []
+    assert {split: values["point"]["count"] for split, values in report.statistics.items()} == {
+        "train": 20_000,
+        "validation": 2_000,
+        "test": 2_000,
+    }
+    values = report.statistics["train"]["point"]
+    assert (values["layout"], values["modes"], values["deviation"]) == ("ring8", 8, 0.01)
+    # On a circle of radius 1 each coordinate has the variance 1/2, and 0.01 squared of the modes' own.
+    assert values["std"] == pytest.approx([0.5**0.5] * 2, abs=0.01)
+    assert values["mean"] == pytest.approx([0, 0], abs=5 * 0.5**0.5 / 20_000**0.5)

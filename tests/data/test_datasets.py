@@ -9,9 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from translate.data import DataSettings, FolderSettings, PairedSettings
+from translate.data.images import to_device
+from translate.data.loader import collate
 from translate.errors import ImageError, UserError
 
 NO_AUGMENT: dict[str, Any] = {"resize": None, "crop": None, "flip": False}
@@ -215,6 +218,142 @@ def test_a_single_folder(tmp_path: Path) -> None:
     sample = dataset[4, 0]
     assert sample["name"] == "sub/4" and sample["image"].shape == (16, 16, 1) and (sample["image"] == 4).all()
     assert config.open("test", seed=0) is None
+
+
+def class_folders(root: Path, split: str = "train", **counts: int) -> None:
+    """Images of the class number c are named n.png and have the value 20 c + n."""
+    for number, (name, count) in enumerate(counts.items()):
+        for image in range(count):
+            write(root / split / name.replace("_", " ") / f"{image:02}.png", 20 * number + image)
+
+
+def labelled(root: Path, **keys: Any) -> FolderSettings:
+    return FolderSettings(**{"root": root, "augment": NO_AUGMENT, "validation": None, "classes": "folders", **keys})
+
+
+def test_class_folders_are_labels(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=3, lap_dog=1)
+    (tmp_path / "train" / ".thumbnails").mkdir()
+    config = labelled(tmp_path).resolved()
+    assert config.classes == ["cat", "dog", "lap dog"] and config.class_names == ("cat", "dog", "lap dog")
+    assert config.resolved() is config
+    assert FolderSettings.model_validate(config.model_dump(mode="json")) == config
+    dataset = config.open("train", seed=0)
+    assert dataset is not None and len(dataset) == 6
+    for index in range(6):
+        sample = dataset[index, index + 7]
+        assert sample["name"].split("/")[0] == config.class_names[sample["label"]]
+        assert sample["image"][0, 0, 0] // 20 == sample["label"]
+    # Another order of the same folders, other numbers; and no labels without classes.
+    turned = labelled(tmp_path, classes=["lap dog", "dog", "cat"]).open("train", seed=0)
+    assert turned is not None and [turned[i, 0]["label"] for i in range(6)] == [2, 2, 1, 1, 1, 0]
+    plain = labelled(tmp_path, classes=None)
+    assert plain.class_names == () and plain.resolved() is plain
+    unlabelled = plain.open("train", seed=0)
+    assert unlabelled is not None and "label" not in unlabelled[0, 0]
+
+
+def test_classes_are_in_natural_order_and_stay_when_folders_come(tmp_path: Path) -> None:
+    class_folders(tmp_path, **{str(number): 1 for number in range(12)})
+    config = labelled(tmp_path).resolved()
+    assert config.class_names == tuple(str(number) for number in range(12))
+    write(tmp_path / "train" / "00" / "1.png", 0)
+    with pytest.raises(UserError, match=r"data, train: .*00: 1 image in a folder that is no class of data\.classes"):
+        config.open("train", seed=0)
+
+
+def test_labels_of_the_other_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=20, dog=20)
+    class_folders(tmp_path, "test", cat=1, dog=2)
+    config = labelled(tmp_path, validation=0.3).resolved()
+    opened = {split: config.open(split, seed=0) for split in ("train", "validation", "test")}
+    names: dict[str, set[str]] = {}
+    for split, dataset in opened.items():
+        assert dataset is not None
+        samples = [dataset[index] for index in range(len(dataset))]
+        names[split] = {sample["name"] for sample in samples}
+        assert all(sample["label"] == int(sample["name"].startswith("dog")) for sample in samples)
+    assert len(names["train"]) + len(names["validation"]) == 40 and not names["train"] & names["validation"]
+    assert names["test"] == {"cat/00", "dog/00", "dog/01"}
+
+
+def test_a_stand_in_brings_its_own_label(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=1, dog=8)
+    (tmp_path / "train" / "cat" / "00.png").write_bytes(b"")
+    dataset = labelled(tmp_path).resolved().open("train", seed=0)
+    assert dataset is not None
+    replaced = [sample for position in range(10) if "problem" in (sample := dataset[0, position])]
+    assert replaced and all(sample["label"] == 1 and sample["name"][:4] == "dog/" for sample in replaced)
+
+
+def test_folders_that_are_not_the_classes_are_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path, cat=2, dog=1)
+    config = labelled(tmp_path).resolved()
+    class_folders(tmp_path, "test", cat=1, bird=2)
+    test = tmp_path / "test"
+    write(test / "stray.png", 0)
+    found = {(problem.kind, problem.path, problem.text) for problem in config.pairing("test").problems}
+    assert found == {
+        ("class", str(test / "bird"), "2 images in a folder that is no class of data.classes"),
+        ("class", str(test), "1 image beside the class folders, not in one"),
+        ("class", str(test / "dog"), "no image of the class 'dog'"),
+    }
+    assert [item.name for item in config.pairing("test").items] == ["cat/00"]
+    with pytest.raises(UserError, match=r"data, test: .*bird: 2 images.*data check") as caught:
+        config.open("test", seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_that_cannot_be_found(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.classes"):
+        labelled(tmp_path).class_names  # noqa: B018  (looking is what raises)
+    with pytest.raises(UserError, match="train: the folder cannot be read"):
+        labelled(tmp_path).resolved()
+    write(tmp_path / "train" / "1.png", 0)
+    with pytest.raises(UserError, match=r"train: holds no folder; 'data\.classes: folders' expects one for each class"):
+        labelled(tmp_path).resolved()
+
+
+@pytest.mark.parametrize(
+    ("classes", "named"),
+    [
+        ("names", "expected null, 'folders' or a list of folders' names, not 'names'"),
+        ([], "expected null, 'folders' or a list"),
+        ([True], "expected null, 'folders' or a list"),
+        (["a", "a"], "'a' stands twice"),
+        (["a/b"], "'a/b' is no name of a visible folder"),
+        ([".."], "'..' is no name of a visible folder"),
+        ([""], "'' is no name of a visible folder"),
+    ],
+)
+def test_classes_that_are_no_folders(classes: Any, named: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        FolderSettings(classes=classes)
+    assert caught.value.error_count() == 1 and named in str(caught.value)
+
+
+def test_digits_may_be_written_as_numbers() -> None:
+    assert FolderSettings(classes=[0, 1, "2"]).class_names == ("0", "1", "2")
+
+
+def test_the_shape_is_what_training_gives(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "1.png", 200, (28, 28))
+    augments: list[dict[str, Any]] = [
+        {"resize": 32, "crop": 32, "flip": False},  # MNIST
+        {"resize": 20, "crop": 16},
+        {"resize": 24, "crop": None},
+        {"resize": None, "crop": 40, "resize_by": "shorter"},
+    ]
+    for augment in augments:
+        config = FolderSettings(root=tmp_path, validation=None, image={"channels": 1}, augment=augment)
+        dataset = config.open("train", seed=0)
+        assert dataset is not None
+        image = to_device(collate([dataset[0, 3]], config.specs()), config.specs(), "cpu")["image"]
+        assert config.shape() == tuple(image.shape[1:])
+        torch.testing.assert_close(image, torch.full_like(image, 200 / 127.5 - 1))
+    for augment in (NO_AUGMENT, {"resize": 24, "crop": None, "resize_by": "shorter"}):
+        with pytest.raises(UserError, match=r"data\.augment\.crop: .*set it"):
+            FolderSettings(augment=augment).shape()
 
 
 def test_the_kind_chooses_the_settings() -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from translate.data import ImageDataset, PairedSettings
+from translate.data import FolderSettings, ImageDataset, PairedSettings
+from translate.data.images import to_device
 from translate.data.loader import SampleOrder, collate, evaluation_batches, training_batches, worker_count
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
@@ -68,6 +69,31 @@ def test_a_batch_is_nhwc_uint8(tmp_path: Path) -> None:
     assert batch["A"].shape == batch["B"].shape == (3, 16, 16, 3)
     assert batch["A"].dtype == torch.uint8
     assert len(batch["name"]) == 3 and batch["problems"] == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_labels_stay_with_their_images(tmp_path: Path, workers: int) -> None:
+    for number, name in enumerate(("cat", "dog", "eel")):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for image in range(number + 2):
+            pixels = np.full((8, 8, 3), 60 * number + image, np.uint8)
+            cv2.imwrite(str(tmp_path / "train" / name / f"{image}.png"), pixels)
+    config = FolderSettings(
+        root=tmp_path,
+        validation=None,
+        classes=["cat", "dog", "eel"],
+        augment={"resize": None, "crop": None, "flip": False},
+    )
+    dataset = config.open("train", seed=0)
+    assert dataset is not None
+    batches = take(dataset, 3, batch_size=6, workers=workers)
+    batches += evaluation_batches(dataset, batch_size=4, workers=workers, device=CPU)
+    assert [batch["label"].shape for batch in batches] == [(6,), (6,), (6,), (4,), (4,), (1,)]
+    for batch in batches:
+        assert batch["label"].dtype == torch.int64
+        assert torch.equal(batch["image"][:, 0, 0, 0].long() // 60, batch["label"])
+        tensors = to_device(batch, config.specs(), CPU)
+        assert set(tensors) == {"image", "label"} and torch.equal(tensors["label"], batch["label"])
 
 
 def test_every_epoch_is_another_permutation(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Recipes: what is fetched is what was pinned, pairs meet by code point, variants never part."""
+"""Recipes: what is fetched is what was pinned, pairs meet by code point, variants never part, classes are folders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import stat
+import struct
 import sys
 import tarfile
 from collections.abc import Callable
@@ -18,14 +19,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from translate.data import recipes
+from translate.data.archives import read_labelled
 from translate.data.files import user_cache_folder
 from translate.data.recipes import (
-    Recipe,
+    LabelledRecipe,
+    PairRecipe,
     draw_pairs,
     fetch,
     load_recipe,
+    make,
     parse_code_points,
     recipe_folder,
     recipe_names,
@@ -57,8 +62,8 @@ def archive_of(path: Path, files: dict[str, bytes], links: dict[str, str] | None
     return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
-def recipe_with(integrity: str, **pairs: int) -> Recipe:
-    return Recipe.model_validate(
+def recipe_with(integrity: str, **pairs: int) -> PairRecipe:
+    return PairRecipe.model_validate(
         {
             "title": "t", "licence": "MIT", "attribution": "somebody", "source": "s", "size": 16,
             "packages": {"p": {"name": "@scope/name", "version": "1.2.3", "integrity": integrity}},
@@ -99,19 +104,25 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
 
 def test_shipped_recipes_are_pinned() -> None:
-    assert recipe_names() == ["fluent-emoji", "openmoji"]
+    assert recipe_names() == ["cifar10", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
     assert (recipe_folder() / "openmoji.yaml").is_file()
     fluent, openmoji = load_recipe("fluent-emoji"), load_recipe("openmoji")
+    assert isinstance(fluent, PairRecipe) and isinstance(openmoji, PairRecipe)
     assert (fluent.pairs, fluent.licence) == ({"train": 2824, "test": 435}, "MIT")
     assert (openmoji.pairs, openmoji.licence) == ({"train": 3787, "test": 708}, "CC-BY-SA-4.0")
-    assert fluent.total == 3259
+    assert fluent.counts == fluent.pairs
     assert "OpenMoji" in openmoji.attribution
     assert fluent.packages["flat"].file_name == "lobehub-fluent-emoji-flat-1.1.0.tgz"
+    for name, images in (("mnist", 60_000), ("cifar10", 50_000), ("fashion-mnist", 60_000)):
+        recipe = load_recipe(name)
+        assert isinstance(recipe, LabelledRecipe)
+        assert recipe.counts == recipe.images == {"train": images, "test": 10_000}
+        assert len(recipe.classes) == len(set(recipe.classes)) == 10
 
 
 def test_unknown_recipe_names_the_known() -> None:
     for name in ("emoji", "../fluent-emoji", ""):
-        with pytest.raises(UserError, match="there are: fluent-emoji, openmoji"):
+        with pytest.raises(UserError, match="there are: cifar10, fashion-mnist, fluent-emoji, mnist, openmoji"):
             load_recipe(name)
 
 
@@ -127,6 +138,7 @@ def test_unknown_recipe_names_the_known() -> None:
             "64 bytes in base64",
         ),
         ("colour", 1, "colour: "),
+        ("kind", "triples", "'triples'"),
     ],
 )
 def test_a_faulty_recipe_is_told_by_its_key(
@@ -280,7 +292,7 @@ def test_missing_resvg_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> 
 POINTS = ["1f600", "1f615", "1f44b", "1f44b-1f3fb", "1f44b-1f3ff"]
 
 
-def made_archive(path: Path) -> Recipe:
+def made_archive(path: Path) -> PairRecipe:
     """Five pairs, files without a partner, and members that must not be taken for pictures."""
     files = {f"package/a/{name.upper()}.png": png(10 * i, 0, 0) for i, name in enumerate(POINTS)}
     files |= {f"package/b/{name}.png": png(0, 10 * i, 0) for i, name in enumerate(POINTS)}
@@ -342,6 +354,7 @@ def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -
     """Draws the real set where the archives have been fetched before; no test goes to the network."""
     pytest.importorskip("resvg_py")
     recipe = load_recipe(name)
+    assert isinstance(recipe, PairRecipe)
     if not all((user_cache_folder() / package.file_name).is_file() for package in recipe.packages.values()):
         pytest.skip(f"translate data get {name} was not run on this machine")
     made = draw_pairs(name, recipe, fetch(recipe), tmp_path / name, size=32)
@@ -357,3 +370,105 @@ def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -
     if smiley is not None:
         blue, green, red = smiley[16, 6].astype(int)
         assert red > blue + 60 and green > blue + 40  # a smiley's cheek is yellow
+
+
+# Class folders
+
+LABELS = {"train": [1, 0, 1], "test": [0]}
+
+
+def class_recipe(path: Path, labels: dict[str, list[int]] = LABELS) -> LabelledRecipe:
+    """Grey images of 16 x 16 in an idx archive: the image number n of a split has the level 10 n everywhere."""
+    files = {}
+    for split, classes in labels.items():
+        pixels = b"".join(bytes([10 * number]) * 256 for number in range(len(classes)))
+        files[f"package/{split}"] = struct.pack(">4B3I", 0, 0, 8, 3, len(classes), 16, 16) + pixels
+        files[f"package/{split}-labels"] = struct.pack(">4BI", 0, 0, 8, 1, len(classes)) + bytes(classes)
+    places = {split: {"images": [f"package/{split}"], "labels": f"package/{split}-labels"} for split in labels}
+    return LabelledRecipe.model_validate(
+        {
+            "kind": "labelled", "title": "t", "licence": "MIT", "attribution": "somebody", "source": "s", "size": 16,
+            "packages": {"p": {"name": "p", "version": "1.2.3", "integrity": archive_of(path, files)}},
+            "pictures": {"layout": "idx", **places},
+            "classes": ["cat", "dog"], "images": {"train": 3, "test": 1},
+        }
+    )  # fmt: skip
+
+
+def test_images_lie_in_the_folder_of_their_class(tmp_path: Path) -> None:
+    recipe, archives, out = class_recipe(tmp_path / "p.tgz"), {"p": tmp_path / "p.tgz"}, tmp_path / "out"
+    seen: list[int] = []
+    made = make("mine", recipe, archives, out, progress=seen.append)
+    assert made == {"train": 3, "test": 1} and seen == [1, 2, 3, 4]
+    files = {path.relative_to(out).as_posix(): path for path in out.rglob("*.png")}
+    assert sorted(files) == ["test/cat/00000.png", "train/cat/00001.png", "train/dog/00000.png", "train/dog/00002.png"]
+    for name, path in files.items():
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("L", (16, 16))
+            assert set(np.asarray(image).ravel().tolist()) == {10 * int(Path(name).stem)}
+    described = yaml.safe_load((out / "dataset.yaml").read_text())
+    assert (described["classes"], described["images"], described["size"]) == (["cat", "dog"], made, 16)
+    assert described["licence"] == "MIT" and list(described["packages"]) == ["p@1.2.3"]
+
+    lost, kept = files["train/dog/00002.png"], files["train/dog/00000.png"]
+    content, before = lost.read_bytes(), kept.stat().st_mtime_ns
+    lost.unlink()
+    make("mine", recipe, archives, out)
+    assert (lost.read_bytes(), kept.stat().st_mtime_ns) == (content, before)
+    with pytest.raises(UserError, match=r"another size \(16, now 24\)"):
+        make("mine", recipe, archives, out, size=24)
+
+
+def test_class_folders_of_another_size(tmp_path: Path) -> None:
+    make("mine", class_recipe(tmp_path / "p.tgz"), {"p": tmp_path / "p.tgz"}, tmp_path / "out", size=24)
+    with Image.open(tmp_path / "out" / "train" / "dog" / "00002.png") as image:
+        assert image.size == (24, 24) and set(np.asarray(image).ravel().tolist()) == {20}
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        ({"train": [1, 0], "test": [0]}, "mine: expected .*3.* images, but the package gives .*2.*mend the recipe"),
+        ({"train": [1, 0, 2], "test": [0]}, "mine: the package has a label 2, but the recipe 2 classes"),
+    ],
+)
+def test_an_archive_that_is_not_the_recipes_writes_nothing(
+    labels: dict[str, list[int]], line: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=line):
+        make("mine", class_recipe(tmp_path / "p.tgz", labels), {"p": tmp_path / "p.tgz"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("images", {"train": 3}), ("packages", {}), ("classes", ["cat"])])
+def test_a_labelled_recipe_is_complete(key: str, value: object, tmp_path: Path) -> None:
+    good = class_recipe(tmp_path / "p.tgz").model_dump()
+    with pytest.raises(ValidationError, match=key.removesuffix("s")):
+        LabelledRecipe.model_validate(good | {key: value})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "means"),
+    [
+        ("mnist", [0.1307]),  # the numbers that everyone normalises with, as in torchvision's and PyTorch's examples
+        ("cifar10", [0.4914, 0.4822, 0.4465]),
+        ("fashion-mnist", [0.2860]),
+    ],
+)
+def test_the_real_packages_give_the_published_pixels(name: str, means: list[float]) -> None:
+    """Reads the real archive where it has been fetched before; no test goes to the network."""
+    recipe = load_recipe(name)
+    assert isinstance(recipe, LabelledRecipe)
+    (package,) = recipe.packages.values()
+    if not (user_cache_folder() / package.file_name).is_file():
+        pytest.skip(f"translate data get {name} was not run on this machine")
+    (archive,) = fetch(recipe).values()
+    splits = read_labelled(archive, recipe.pictures, recipe.size)
+    assert {split: len(pictures.labels) for split, pictures in splits.items()} == recipe.images
+    assert (splits["train"].images.mean(axis=(0, 1, 2)) / 255).tolist() == pytest.approx(means, abs=2e-4)
+    counts = {split: np.bincount(pictures.labels).tolist() for split, pictures in splits.items()}
+    if name == "mnist":  # the classes of its test split, as published
+        assert counts["test"] == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    else:  # both are balanced
+        assert counts == {split: [number // 10] * 10 for split, number in recipe.images.items()}

@@ -6,9 +6,20 @@ from typing import Literal
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from translate.networks.layers import InitialisationSettings, NormName, needs_bias, norm_layer, upsample
+from translate.errors import UserError
+from translate.networks.layers import (
+    InitialisationSettings,
+    NormName,
+    add_spectral_norm,
+    needs_bias,
+    norm_layer,
+    square_side,
+    upsample,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +28,7 @@ from translate.networks.layers import InitialisationSettings, NormName, needs_bi
         ("batch", nn.BatchNorm2d, False),
         ("instance", nn.InstanceNorm2d, True),
         ("group", nn.GroupNorm, False),
+        ("layer", nn.GroupNorm, False),
         ("none", nn.Identity, True),
     ],
 )
@@ -40,6 +52,12 @@ def test_group_norm_takes_the_largest_divisor(channels: int, groups: int) -> Non
     norm = norm_layer("group", channels)
     assert isinstance(norm, nn.GroupNorm)
     assert norm.num_groups == groups
+
+
+def test_layer_norm_is_over_all_of_an_example() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4, 4) * 3 + 1
+    torch.testing.assert_close(norm_layer("layer", 6)(x), functional.layer_norm(x, x.shape[1:]))
 
 
 @pytest.mark.parametrize("kernel", [3, 4])
@@ -116,3 +134,59 @@ def test_initialisation_is_seeded() -> None:
         return layer.weight
 
     assert torch.equal(drawn(), drawn())
+
+
+@pytest.mark.parametrize(
+    ("kind", "deviation"),
+    [
+        ("normal", 0.02),
+        ("xavier", 0.02 * math.sqrt(2 / (50 + 200))),
+        ("kaiming", math.sqrt(2 / 200)),  # a linear layer that reads 200 features for each of 50 classes
+        ("orthogonal", 0.02 / math.sqrt(200)),
+    ],
+)
+@pytest.mark.parametrize("spectral", [False, True])
+def test_an_embedding_is_drawn_like_a_linear_layer_of_its_classes(
+    kind: Literal["normal", "xavier", "kaiming", "orthogonal"], deviation: float, spectral: bool
+) -> None:
+    torch.manual_seed(0)
+    embedding = nn.Embedding(50, 200)
+    if spectral:
+        add_spectral_norm(embedding)
+    InitialisationSettings(kind=kind).apply(embedding)
+    weight = embedding.parametrizations["weight"].original if spectral else embedding.weight
+    assert weight.std().item() == pytest.approx(deviation, rel=0.03)
+
+
+def test_spectral_norm_is_on_each_layer_once() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 4), nn.Linear(4, 5), nn.Embedding(6, 7)
+    )
+    add_spectral_norm(net)
+    add_spectral_norm(net)
+    InitialisationSettings().apply(net)
+    net.eval()
+    assert not parametrize.is_parametrized(net[1])
+    for layer in (net[0], net[2], net[3], net[4]):
+        assert len(layer.parametrizations["weight"]) == 1
+        # A transposed convolution has its outputs second.
+        outputs_first = layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+        largest = torch.linalg.svdvals(outputs_first.detach().flatten(1))[0].item()
+        assert largest == pytest.approx(1, abs=0.02)  # after 15 power iterations
+
+
+@pytest.mark.parametrize("side", [8, 32, 256])
+def test_side_of_a_square_image(side: int) -> None:
+    assert square_side("dcgan", (3, side, side)) == side
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((3, 28, 28), "28x28"), ((1, 32, 64), "64x32"), ((3, 4, 4), "4x4"), ((2,), "points of 2 numbers: use kind: mlp")],
+)
+def test_other_shapes_have_a_clear_line(shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        square_side("dcgan", shape)
+    assert "dcgan" in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -48,6 +48,7 @@ SMALL: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
     "method": {
+        "kind": "pix2pix",
         "generator": {"kind": "unet", "depth": 4, "width": 4, "norm": "instance", "dropout": 0.0},
         "discriminator": {"kind": "patch", "layers": 2, "width": 4, "norm": "instance"},
     },

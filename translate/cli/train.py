@@ -54,7 +54,7 @@ def train(
         old_run = Run.latest(runs) if resume == "latest" else Run.open(Path(resume))
         settings, make_run = _resumed_config(old_run, changes), lambda: old_run
     else:
-        settings = configs.load(config or "", changes)
+        settings = configs.load(config or "", changes).resolved()
         make_run = lambda: new_run(runs, settings)  # noqa: E731  # one of two, chosen here
     if dry_run:
         from translate.training.trainer import plan

@@ -1,5 +1,14 @@
 """Image files and data sets: from folders to batches."""
 
-from translate.data.datasets import DataSettings, FolderSettings, ImageDataset, PairedSettings
+from translate.data.datasets import AnyDataset, DataSettings, FolderSettings, ImageDataset, PairedSettings
+from translate.data.toys import PointDataset, ToySettings
 
-__all__ = ["DataSettings", "FolderSettings", "ImageDataset", "PairedSettings"]
+__all__ = [
+    "AnyDataset",
+    "DataSettings",
+    "FolderSettings",
+    "ImageDataset",
+    "PairedSettings",
+    "PointDataset",
+    "ToySettings",
+]

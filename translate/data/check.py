@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 
 from translate.data.files import Problem
 from translate.data.images import ImageFile, Pixels, load_pixels_like, read_image
-from translate.data.spec import ImageSpec
+from translate.data.spec import ImageSpec, Split
+from translate.data.toys import ToySettings
 from translate.errors import ImageError
 
 if TYPE_CHECKING:
     from translate.data.datasets import DataSettings
     from translate.data.pairing import Item
 
-_SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 @dataclass
 class CheckReport:
     """What `check` found.
 
-    Kinds of problem: those of the pairing (`missing`, `duplicate`, `manifest`), and `unreadable` (a file
+    Kinds of problem: those of the pairing (`missing`, `duplicate`, `manifest`, `class`), and `unreadable` (a file
     that cannot be used), `size` (the sides of a pair differ), `leak` (the same pixels in two splits),
     `repeated` (a sample twice in one split).
     """
@@ -40,8 +41,9 @@ class CheckReport:
     statistics: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Split -> side -> values, ready for JSON. `count`; `width` and `height` as [smallest, largest];
     `formats`, `dtypes` and `channels` (as stored, alpha counted) as {value: files}; for images `mean` and
-    `std` of each channel as training sees it, scaled to 0 ... 1; for labels `shares`, each class's part of
-    all pixels.
+    `std` of each channel as training sees it, scaled to 0 ... 1; for label maps `shares`, each class's part of
+    all pixels; where the folders are classes, `classes` as {name: images}. Points: `count`, `layout`, `modes`,
+    `deviation` of each mode, and `mean` and `std` of each coordinate.
     """
 
 
@@ -62,7 +64,7 @@ class _Seen:
 
 
 def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None = None) -> CheckReport:
-    """Read every file of every split once and report problems and statistics.
+    """Read every file of every split once and report problems and statistics; points have no problems.
 
     Args:
         settings: the data set's settings.
@@ -71,7 +73,11 @@ def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None
     Raises:
         UserError: a folder or list that the settings name is missing, unreadable or empty.
     """
+    settings = settings.resolved()
     report = CheckReport()
+    if isinstance(settings, ToySettings):
+        report.statistics = {split: {"point": _points(settings, split)} for split in _SPLITS}
+        return report
     specs = settings.specs()
     tasks: list[tuple[str, Item]] = []
     for name in _SPLITS:
@@ -94,11 +100,29 @@ def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None
     report.problems += _repetitions(seen)
     for name in _SPLITS:
         read = [sides for split, _, sides in seen if split == name]
-        if read:
-            report.statistics[name] = {
-                side: _summary([sides[side] for sides in read if side in sides], spec) for side, spec in specs.items()
-            }
+        if not read:
+            continue
+        report.statistics[name] = {
+            side: _summary([sides[side] for sides in read if side in sides], spec) for side, spec in specs.items()
+        }
+        if settings.class_names:
+            labels = Counter(item.label for split, item, sides in seen if split == name and sides)
+            images = {label: labels[number] for number, label in enumerate(settings.class_names)}
+            report.statistics[name]["image"]["classes"] = images
     return report
+
+
+def _points(settings: ToySettings, split: Split) -> dict[str, Any]:
+    points = settings.open(split, seed=0).points.astype(np.float64)
+    centres, deviation = settings.modes()
+    return {
+        "count": len(points),
+        "layout": settings.layout,
+        "modes": len(centres),
+        "deviation": deviation,
+        "mean": points.mean(axis=0).tolist(),
+        "std": points.std(axis=0).tolist(),
+    }
 
 
 def _look(item: Item, specs: dict[str, ImageSpec]) -> tuple[dict[str, _Seen], list[Problem]]:

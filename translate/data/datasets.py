@@ -1,36 +1,34 @@
-"""The data sets a config can name: pairs and single folders. Settings, and the map-style data set they
+"""The data sets a config can name: pairs, single folders and toys. Settings, and the map-style data set they
 open."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch.utils.data import Dataset
 
 from translate.data.cache import Cache, Progress, disk_cache, memory_cache
-from translate.data.files import find_images, stem_key
+from translate.data.files import Problem, find_images, natural_key, stem_key
 from translate.data.images import read_pixels
 from translate.data.pairing import (
     Item,
     Pairing,
     hold_out,
+    label_by_folder,
     pair_folders,
     pair_manifest,
     pair_side_by_side,
 )
-from translate.data.spec import ImageSpec
+from translate.data.spec import ImageSpec, Sample, Split
+from translate.data.toys import PointDataset, ToySettings
 from translate.data.transforms import AugmentSettings, Pixels, Transform, resize
 from translate.errors import ImageError, UserError
 from translate.settings import Direction, Settings, Share
-
-Split = Literal["train", "validation", "test"]
-Sample = dict[str, Any]
-"""Side name -> pixels (H, W, C), `name` -> str, and `problem` -> str where another sample had to stand in."""
 
 _ATTEMPTS = 3  # unreadable files in a row that stop a training run: one is bad luck, three are a bad folder
 _SHOWN = 3  # problems named in one line; `translate data check` lists the rest
@@ -79,7 +77,7 @@ class ImageDataset(Dataset[Sample]):
         """
         index, position = key if isinstance(key, tuple) else (key, key)
         if not self.transform.training:
-            return {**self.prepared(index), "name": self.items[index].name}
+            return {**self.prepared(index), **self._described(index)}
         problems: list[str] = []
         for attempt in range(_ATTEMPTS):
             try:
@@ -89,13 +87,17 @@ class ImageDataset(Dataset[Sample]):
                 index = int(np.random.default_rng((self.seed, 2, position, attempt)).integers(len(self)))
                 continue
             sample: Sample = {**self.transform.augment(prepared, np.random.default_rng((self.seed, 1, position)))}
-            sample["name"] = self.items[index].name
+            sample |= self._described(index)
             if problems:
                 sample["problem"] = "; ".join(problems)
             return sample
         raise UserError(
             f"{_ATTEMPTS} unreadable images in a row, the last: {problems[-1]}; `translate data check` lists all"
         )
+
+    def _described(self, index: int) -> Sample:
+        item = self.items[index]
+        return {"name": item.name} if item.label is None else {"name": item.name, "label": item.label}
 
     def prepared(self, index: int) -> Mapping[str, Pixels]:
         """The sides of one item after the deterministic part of the transform, from the cache if there is
@@ -262,6 +264,15 @@ class PairedSettings(_DatasetSettings):
         """The side it is translated into."""
         return "B" if self.direction == "AtoB" else "A"
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Empty: pairs have no labels."""
+        return ()
+
+    def resolved(self) -> PairedSettings:
+        """The settings as they are: nothing in them waits for files."""
+        return self
+
     def specs(self) -> dict[str, ImageSpec]:
         """What each side is: `{"A": ..., "B": ...}`."""
         return {"A": self.A.spec(), "B": self.B.spec()}
@@ -275,10 +286,8 @@ class PairedSettings(_DatasetSettings):
         pairing = self.pairing(split)
         refused = [p for p in pairing.problems if p.kind != "missing" or self.missing == "refuse"]
         if refused:
-            shown = "; ".join(f"{problem.path}: {problem.text}" for problem in refused[:_SHOWN])
-            more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
             skip = " ('missing: skip' leaves files without a partner out)" if refused[0].kind == "missing" else ""
-            raise UserError(f"data, {split}: {shown}{more}; `translate data check` lists all{skip}")
+            raise UserError(_refusal(split, refused) + skip)
         if not pairing.items:
             if pairing.problems or split == "train":
                 raise UserError(f"data, {split}: no pair; A and B have no name in common (`translate data check`)")
@@ -306,11 +315,30 @@ class PairedSettings(_DatasetSettings):
 
 
 class FolderSettings(_DatasetSettings):
-    """A single folder of images."""
+    """A single folder of images, with its sub-folders as labels where `classes` says so."""
 
     kind: Literal["folder"] = "folder"
     image: SideSettings = SideSettings()
+    classes: Literal["folders"] | list[str] | None = None
+    """Labels: the names of the folders directly below the split's folder, in the order of their numbers; `folders`:
+    those of the training split, found when a run starts; null: no labels."""
     augment: AugmentSettings = AugmentSettings()
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_are_folders(cls, value: Any) -> Any:
+        if value is None or value == "folders":
+            return value
+        # YAML reads the folders of digits, [0, 1, 2], as numbers.
+        names = [str(name) if type(name) is int else name for name in value] if isinstance(value, list) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"expected null, 'folders' or a list of folders' names, not {value!r}")
+        for name in names:
+            if name.startswith(".") or PurePath(name).parts != (name,):
+                raise ValueError(f"{name!r} is no name of a visible folder directly below the split's")
+            if names.count(name) > 1:
+                raise ValueError(f"the class {name!r} stands twice; each has one folder and one number")
+        return names
 
     @model_validator(mode="after")
     def _is_sound(self) -> FolderSettings:
@@ -318,14 +346,60 @@ class FolderSettings(_DatasetSettings):
         _check_colour(self.augment, "image", self.image)
         return self
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in the order of their labels; empty without labels.
+
+        Raises:
+            UserError: they are to be found still: `resolved()` does it.
+        """
+        if self.classes == "folders":
+            raise UserError("data.classes: 'folders' is looked up when a run starts; name the folders here")
+        return tuple(self.classes or ())
+
+    def resolved(self) -> FolderSettings:
+        """The settings with `classes: folders` replaced by the names that the training split has now, 2 before 10.
+
+        Raises:
+            UserError: that folder is missing, unreadable or has no sub-folder.
+        """
+        if self.classes != "folders":
+            return self
+        folder = self._folder(self._patterns()[0], self.train)
+        try:
+            names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"{folder}: the folder cannot be read ({reason}); data.classes needs it") from None
+        if not names:
+            raise UserError(f"{folder}: holds no folder; 'data.classes: folders' expects one for each class")
+        return self.model_copy(update={"classes": sorted(names, key=natural_key)})
+
     def specs(self) -> dict[str, ImageSpec]:
         """What the images are: `{"image": ...}`."""
         return {"image": self.image.spec()}
 
+    def shape(self) -> tuple[int, ...]:
+        """The shape of each training sample as networks see it, (channels, height, width).
+
+        Raises:
+            UserError: the images keep sizes of their own.
+        """
+        augment = self.augment
+        size = augment.crop or (augment.resize if augment.resize_by == "squash" else None)
+        if size is None:
+            raise UserError("data.augment.crop: this method needs images of one size; set it (32 gives 32x32)")
+        return (self.image.width, size, size)
+
     def open(self, split: Split, seed: int, *, progress: Progress | None = None) -> ImageDataset | None:
         """The data set of a split, its cache built; None if there is no such split (validation and test
-        alone)."""
-        items = self.pairing(split).items
+        alone).
+
+        Raises UserError where the split's folders are not the classes.
+        """
+        items, problems = self.pairing(split)
+        if problems:
+            raise UserError(_refusal(split, problems))
         if not items:
             return None
         specs = self.specs()
@@ -337,10 +411,12 @@ class FolderSettings(_DatasetSettings):
 
     def _find(self, split: str) -> Pairing:
         folder = self._folder(self._patterns()[0], split)
-        return Pairing([Item(stem_key(path, folder), {"image": path}) for path in find_images(folder)], [])
+        items = [Item(stem_key(path, folder), {"image": path}) for path in find_images(folder)]
+        return label_by_folder(items, folder, self.class_names) if self.classes else Pairing(items, [])
 
 
-DataSettings = Annotated[PairedSettings | FolderSettings, Field(discriminator="kind")]
+DataSettings = Annotated[PairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")]
+AnyDataset = ImageDataset | PointDataset
 
 
 class _ReadImage:
@@ -385,6 +461,12 @@ class _ReadPair:
         if width % 2:
             raise ImageError(path, f"is {width} pixels wide; a side-by-side pair has an even width (A left, B right)")
         return {"A": whole["A"][:, : width // 2], "B": whole["B"][:, width // 2 :]}
+
+
+def _refusal(split: Split, problems: list[Problem]) -> str:
+    shown = "; ".join(f"{problem.path}: {problem.text}" for problem in problems[:_SHOWN])
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return f"data, {split}: {shown}{more}; `translate data check` lists all"
 
 
 def _check_splits(patterns: list[str], validation: str | float | None) -> None:

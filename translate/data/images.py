@@ -32,7 +32,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from translate.data.files import SUFFIXES as SUFFIXES
-from translate.data.spec import ImageSpec
+from translate.data.spec import ImageSpec, Spec
 from translate.errors import ImageError, UserError
 
 Pixels = NDArray[Any]
@@ -679,19 +679,23 @@ def normalise(pixels: Tensor, spec: ImageSpec, dtype: torch.dtype = torch.float3
 
 def to_device(
     batch: Mapping[str, Any],
-    specs: Mapping[str, ImageSpec],
+    specs: Mapping[str, Spec],
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """A batch of the loader as tensors that networks see; keys that have no spec are dropped.
+    """A batch of the loader as tensors that networks see, with its `label` (N,), int64, if it has one.
 
-    Integers cross to the device (a quarter of the bytes of floats), and are scaled there.
+    Other keys that have no spec are dropped. Integers cross to the device (a quarter of the bytes of floats),
+    and are scaled there; points (N, D) keep their values.
     """
-    return {
-        key: normalise(batch[key].to(device, non_blocking=True), spec, dtype)
-        for key, spec in specs.items()
-        if key in batch
-    }
+    tensors: dict[str, Tensor] = {}
+    for key, spec in specs.items():
+        if key in batch:
+            moved = batch[key].to(device, non_blocking=True)
+            tensors[key] = moved.to(dtype) if spec.kind == "points" else normalise(moved, spec, dtype)
+    if "label" in batch:
+        tensors["label"] = batch["label"].to(device, non_blocking=True)
+    return tensors
 
 
 def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> Pixels:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from translate.data.datasets import ImageDataset, Sample
-from translate.data.spec import ImageSpec
+from translate.data.datasets import AnyDataset
+from translate.data.spec import Sample, Spec
 from translate.errors import ImageError, UserError
 
 Batch = dict[str, Any]
-"""Side name -> uint8 or uint16 CPU tensor (N, H, W, C); `name` -> list[str]; `problems` -> list[str], often
-empty."""
+"""Side name -> CPU tensor: uint8 or uint16 (N, H, W, C), points float32 (N, D); `label` -> int64 (N,) where the data
+has classes; `name` -> list[str]; `problems` -> list[str], often empty."""
 Workers = int | Literal["auto"]
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
@@ -64,7 +64,7 @@ class SampleOrder:
 
 
 def training_batches(
-    dataset: ImageDataset,
+    dataset: AnyDataset,
     *,
     batch_size: int,
     seed: int,
@@ -108,7 +108,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ImageDataset, *, batch_size: int, workers: Workers, device: torch.device, images: int | None = None
+    dataset: AnyDataset, *, batch_size: int, workers: Workers, device: torch.device, images: int | None = None
 ) -> Generator[Batch, None, None]:
     """All samples once, in order; a batch holds up to `batch_size` neighbours of equal shape.
 
@@ -138,11 +138,11 @@ def evaluation_batches(
     yield waiting
 
 
-def collate(samples: Sequence[Sample], specs: Mapping[str, ImageSpec]) -> Batch:
+def collate(samples: Sequence[Sample], specs: Mapping[str, Spec]) -> Batch:
     """Stack samples of one shape into a batch; where bit depths differ, 8-bit light becomes 16-bit (x 257).
 
     Args:
-        samples: at least one, sides (H, W, C).
+        samples: at least one, sides (H, W, C) or points (D,); all have a `label`, or none.
         specs: the sides; the classes of label maps keep their numbers.
 
     Raises:
@@ -151,6 +151,9 @@ def collate(samples: Sequence[Sample], specs: Mapping[str, ImageSpec]) -> Batch:
     batch: Batch = {}
     for side, spec in specs.items():
         arrays = [sample[side] for sample in samples]
+        if spec.kind == "points":
+            batch[side] = torch.from_numpy(np.stack(arrays))
+            continue
         odd = next((index for index, array in enumerate(arrays) if array.shape != arrays[0].shape), None)
         if odd is not None:
             sizes = [f"{samples[i]['name']} ({arrays[i].shape[1]}x{arrays[i].shape[0]})" for i in (0, odd)]
@@ -166,6 +169,8 @@ def collate(samples: Sequence[Sample], specs: Mapping[str, ImageSpec]) -> Batch:
             if deep and array.dtype == np.uint8 and spec.kind == "image":
                 row *= 257  # 255 * 257 = 65535: white stays white
         batch[side] = stacked
+    if "label" in samples[0]:
+        batch["label"] = torch.tensor([sample["label"] for sample in samples])
     batch["name"] = [sample["name"] for sample in samples]
     batch["problems"] = [sample["problem"] for sample in samples if "problem" in sample]
     return batch
@@ -188,7 +193,7 @@ class _TrainingFetch(Dataset[Any]):
     """Whole training batches by their keys. Errors come back as values: torch would turn them into
     tracebacks."""
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: AnyDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, keys: list[_Key]) -> Batch | UserError:
@@ -201,7 +206,7 @@ class _TrainingFetch(Dataset[Any]):
 class _EvaluationFetch(Dataset[Any]):
     """The batches that a run of neighbours makes, and the problems met."""
 
-    def __init__(self, dataset: ImageDataset) -> None:
+    def __init__(self, dataset: AnyDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, indices: Iterable[int]) -> tuple[list[Batch], list[str]] | UserError:

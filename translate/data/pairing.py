@@ -1,10 +1,12 @@
-"""Which file belongs to which: two folders by name, side-by-side pictures, a CSV list, held-out shares."""
+"""Which file belongs to which: two folders by name, side-by-side pictures, a CSV list, class folders, held-out
+shares."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,17 +15,18 @@ from translate.errors import UserError
 
 
 class Item(NamedTuple):
-    """One sample: its name (unique where sides are matched) and the file of each side."""
+    """One sample: its name (unique where sides are matched), the file of each side, and the number of its class."""
 
     name: str
     paths: dict[str, Path]
+    label: int | None = None
 
 
 class Pairing(NamedTuple):
     """The samples of a split, and what is wrong with the files that make no sample.
 
     Kinds of problem: `missing` (a partner is not there), `duplicate` (one name twice), `manifest` (a bad
-    row).
+    row), `class` (a folder that is no class, or a class without images).
     """
 
     items: list[Item]
@@ -116,6 +119,37 @@ def pair_manifest(path: Path) -> Pairing:
     if not items and not problems:
         raise UserError(f"{path}: no pair in this list; expected one line per pair below the line 'A,B'")
     return Pairing(items, problems)
+
+
+def label_by_folder(items: list[Item], folder: Path, classes: Sequence[str]) -> Pairing:
+    """Give each item the number of the class whose folder, directly below `folder`, it lies in.
+
+    Images elsewhere make no sample: one problem for each such folder, and one for each class without an image.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    labelled: list[Item] = []
+    strays: Counter[str] = Counter()
+    for item in items:
+        name, inside_one, _ = item.name.partition("/")
+        if inside_one and name in numbers:
+            labelled.append(item._replace(label=numbers[name]))
+        else:
+            strays[name if inside_one else ""] += 1
+    problems = [
+        Problem("class", str(folder / name), f"{_images(count)} in a folder that is no class of data.classes")
+        if name
+        else Problem("class", str(folder), f"{_images(count)} beside the class folders, not in one")
+        for name, count in strays.items()
+    ]
+    present = {item.label for item in labelled}
+    for name, number in numbers.items():
+        if number not in present:
+            problems.append(Problem("class", str(folder / name), f"no image of the class {name!r}"))
+    return Pairing(labelled, problems)
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def hold_out(items: list[Item], share: float) -> tuple[list[Item], list[Item]]:

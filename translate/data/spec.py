@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from translate.settings import Settings
 
 Colour = tuple[int, int, int]
+Split = Literal["train", "validation", "test"]
+Sample = dict[str, Any]
+"""Side name -> pixels (H, W, C) or point (D,), `name` -> str, `label` -> int where the data has classes, and
+`problem` -> str where another sample had to stand in."""
 
 
 class ImageSpec(Settings):
@@ -39,3 +43,19 @@ class ImageSpec(Settings):
         if self.kind == "image":
             return self.channels
         return self.classes or len(self.palette or [])
+
+
+class PointSpec(Settings):
+    """Samples that are no pictures but points, as the 2-D toy sets have them; networks see the numbers as they are."""
+
+    kind: Literal["points"] = "points"
+    dimensions: int = Field(default=2, ge=1)
+    """Coordinates of a point."""
+
+    @property
+    def width(self) -> int:
+        """Features that a network sees."""
+        return self.dimensions
+
+
+Spec = ImageSpec | PointSpec

@@ -91,21 +91,26 @@ class Translator:
         Raises:
             UserError: for what is no weights file, or a direction that the model does not have.
         """
+        from translate.methods.generative import GenerativeMethod
         from translate.run import build_for_inference, load_weights  # the whole config: only when loading
 
         weights = load_weights(Path(path))
         method = build_for_inference(weights)
+        if isinstance(method, GenerativeMethod):
+            kind = weights.config.method.kind
+            raise UserError(f"{weights.path}: this model ({kind}) makes images from noise: use 'translate sample'")
         chosen = direction or method.directions[0]
         if chosen not in method.directions:
             raise UserError(f"{path}: has no direction {chosen!r}; it offers {', '.join(method.directions)}")
         specs = weights.config.data.specs()
-        source, _, target = chosen.partition("to")
-        if source not in specs or target not in specs:
+        first, _, second = chosen.partition("to")
+        source, target = specs.get(first), specs.get(second)
+        if not isinstance(source, ImageSpec) or not isinstance(target, ImageSpec):
             raise UserError(f"{path}: a model of single images ({', '.join(specs)}) cannot convert a folder")
         return cls(
             method.translator(chosen),
-            specs[source],
-            specs[target],
+            source,
+            target,
             device=device,
             precision=precision,
             protocol=protocol,

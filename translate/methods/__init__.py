@@ -1,9 +1,21 @@
 """One file per method; each reads like its paper's algorithm box."""
 
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
 from translate.methods.base import Method, Turn
+from translate.methods.bigan import BiGANSettings
+from translate.methods.gan import GANSettings
+from translate.methods.generative import GenerativeMethod
+from translate.methods.imle import IMLESettings
+from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
 
-MethodSettings = Pix2PixSettings
-"""The settings of every method. The next one turns this into a union told apart by `kind`."""
+MethodSettings = Annotated[
+    Pix2PixSettings | GANSettings | BiGANSettings | MomentMatchingSettings | IMLESettings, Field(discriminator="kind")
+]
 
-__all__ = ["Method", "MethodSettings", "Turn"]
+__all__ = ["GenerativeMethod", "Method", "MethodSettings", "Turn"]

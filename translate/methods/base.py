@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from translate.data.spec import ImageSpec
+from translate.errors import UserError
+from translate.losses.adversarial import Objective
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One player's move within a step. `name` tells apart several turns of one player (a lazy penalty, say)."""
+    """One player's move within a step."""
 
     player: str
-    name: str = ""
+    terms: tuple[str, ...] = ()
+    """Terms that are due in this step and not in all: lazy penalties. (The others are always due.)"""
 
 
 class Method(nn.Module, ABC):
@@ -32,10 +35,11 @@ class Method(nn.Module, ABC):
     """Name -> module; each has its own optimiser."""
     weights: dict[str, float]
     """Weight of each loss term in its player's sum. A stage may override them; a term of weight 0 is not computed."""
-    directions: tuple[str, ...]
-    """What `translator` accepts, the default first."""
-    sides: tuple[str, str]
-    """The batch keys that validation compares: the translator's input, and what its output should be."""
+    directions: tuple[str, ...] = ()
+    """What `translator` accepts, the default first; none for a method that translates nothing."""
+    sides: tuple[str, str] | None = None
+    """The batch keys that validation compares: the translator's input, and what its output should be; None where
+    no sample has a right answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,9 +65,15 @@ class Method(nn.Module, ABC):
     def exported(self) -> nn.ModuleDict:
         """The networks that conversion needs: what the EMA averages and a weights file holds."""
 
-    @abstractmethod
     def translator(self, direction: str) -> nn.Module:
         """The network that turns one side into the other: (N, C, H, W) in [-1, 1] -> the same, times its `scale`."""
+        raise UserError("this model translates no images: it makes them from noise; use 'translate sample'")
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        """See that the networks can take images of this size; UserError in a line where torch would say twenty."""
+
+    def moved(self, turn: Turn) -> None:
+        """After the turn's player has moved: constraints on its weights, and what is kept of them."""
 
     def active(self, term: str) -> bool:
         """Whether a term counts at present: work for a term of weight 0 is not done."""
@@ -73,10 +83,32 @@ class Method(nn.Module, ABC):
         """Log the mean of a number that is no loss. Costs no synchronisation: it is read when a log row is written."""
         self._reports.setdefault(name, []).append(value.detach().float().mean())
 
+    def discriminator_loss(self, objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
+        """The objective's loss on raw logits; what the discriminator says of both is logged, as the probability of
+        "real" where its logits mean one, and the objective's own state moves."""
+        loss = objective.discriminator(real, fake)
+        for name, logits in (("D(real)", real), ("D(fake)", fake)):
+            self.report(name, logits.float().sigmoid() if objective.probability else logits)
+        for name, value in objective.update(real.detach(), fake.detach()).items():
+            self.report(name, value)
+        return loss
+
     def take_reports(self) -> dict[str, Tensor]:
         """The means of what was reported since the last call (the trainer's side of `report`)."""
         reports, self._reports = self._reports, {}
         return {name: torch.stack(values).mean() for name, values in reports.items()}
+
+
+def check_sizes(batch: Mapping[str, Tensor], networks: Mapping[str, tuple[str, nn.Module]]) -> None:
+    """See that each network (name -> batch key, network) divides its images; UserError otherwise."""
+    for name, (side, network) in networks.items():
+        height, width = batch[side].shape[2:]
+        multiple, smallest = getattr(network, "multiple", 1), getattr(network, "smallest", 1)
+        if height % multiple or width % multiple or min(height, width) < smallest:
+            raise UserError(
+                f"data.augment: images of {width}x{height} do not fit the {name}, which takes multiples of "
+                f"{multiple} from {smallest} on; set data.augment.crop, or a smaller network"
+            )
 
 
 def run_padded(network: nn.Module, images: Tensor) -> Tensor:

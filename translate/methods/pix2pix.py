@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from translate.data import DataSettings, PairedSettings
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.losses.adversarial import OBJECTIVES, ObjectiveName
+from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
 from translate.losses.feature_matching import feature_matching
 from translate.losses.perceptual import PerceptualSettings
 from translate.losses.reconstruction import ReconstructionSettings
-from translate.methods.base import Method, Turn, run_padded, visible
+from translate.methods.base import Method, Turn, check_sizes, run_padded, visible
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.unet import UNetSettings
@@ -35,8 +35,8 @@ class Pix2PixSettings(Settings):
     kind: Literal["pix2pix"] = "pix2pix"
     generator: GeneratorSettings = UNetSettings()
     discriminator: DiscriminatorSettings = PatchSettings()
-    objective: ObjectiveName = "vanilla"
-    """The adversarial game."""
+    objective: ObjectiveField = NonSaturatingSettings()
+    """The adversarial game, by name or with its own settings."""
     discriminator_weight: float = Field(default=0.5, ge=0)
     """The paper halves the discriminator's loss, which slows it against the generator (section 3.3)."""
     adversarial_weight: float = Field(default=1.0, ge=0)
@@ -56,6 +56,8 @@ class Pix2PixSettings(Settings):
 class Pix2Pix(Method):
     """The algorithm box above, term by term."""
 
+    sides: tuple[str, str]
+
     def __init__(self, settings: Pix2PixSettings, data: PairedSettings, *, inference: bool = False) -> None:
         super().__init__()
         specs: dict[str, ImageSpec] = data.specs()
@@ -66,8 +68,7 @@ class Pix2Pix(Method):
         discriminator = settings.discriminator.build(source_width + target_width)
         generator = settings.generator.build(source_width, target_width)
         self.players = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
-        self.objective = OBJECTIVES[settings.objective]
-        self.shows_probability = settings.objective == "vanilla"
+        self.objective = settings.objective.build()
         self.reconstruction = settings.reconstruction.build()
         self.perceptual: nn.Module | None = None
         if settings.perceptual is not None and not inference:
@@ -111,26 +112,32 @@ class Pix2Pix(Method):
         discriminator = self.discriminator
         real_logits = discriminator(torch.cat([source, target], dim=1))
         fake_logits = discriminator(torch.cat([source, fake], dim=1))
-        for name, logits in (("D(real)", real_logits), ("D(fake)", fake_logits)):
-            self.report(name, logits.float().sigmoid() if self.shows_probability else logits)
-        return {"discriminator": self.objective.discriminator(real_logits, fake_logits)}
+        return {"discriminator": self.discriminator_loss(self.objective, real_logits, fake_logits)}
 
     def _generator_losses(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         discriminator = self.discriminator
         if self.active("adversarial") or self.active("feature_matching"):
             fake_features = discriminator.features(torch.cat([source, fake], dim=1))
-            if self.active("adversarial"):
-                terms["adversarial"] = self.objective.generator(fake_features[-1])
-            if self.active("feature_matching"):
+            real_features = None
+            if self.active("feature_matching") or self.objective.needs_real:
                 with torch.no_grad():
                     real_features = discriminator.features(torch.cat([source, target], dim=1))
+            if self.active("adversarial"):
+                terms["adversarial"] = self.objective.generator(
+                    fake_features[-1], real_features[-1] if real_features else None
+                )
+            if real_features is not None and self.active("feature_matching"):
                 terms["feature_matching"] = feature_matching(real_features, fake_features)
         if self.active("reconstruction"):
             terms["reconstruction"] = self.reconstruction(fake, target)
         if self.perceptual is not None and self.active("perceptual"):
             terms["perceptual"] = self.perceptual(fake, target)
         return terms
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        source, target = self.sides
+        check_sizes(batch, {"generator": (source, self.generator), "discriminator": (target, self.discriminator)})
 
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         source, target = (batch[side] for side in self.sides)

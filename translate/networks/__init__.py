@@ -1,4 +1,4 @@
-"""Generators and discriminators, each beside its settings."""
+"""Generators, discriminators and critics, each beside its settings."""
 
 from __future__ import annotations
 
@@ -7,26 +7,54 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from translate.networks.autoencoder import AutoencoderSettings, DecoderSettings
+from translate.networks.dcgan import DCGANCriticSettings, DCGANGeneratorSettings
+from translate.networks.latent import Critic, Judgement, LatentGenerator, Shape
 from translate.networks.layers import Discriminator, Generator, InitialisationSettings
+from translate.networks.mlp import MLPCriticSettings, MLPGeneratorSettings
 from translate.networks.patch import PatchDiscriminator, PatchSettings, PixelDiscriminator, PixelSettings
+from translate.networks.r3gan import R3GANCriticSettings, R3GANGeneratorSettings
+from translate.networks.residual import ResidualCriticSettings, ResidualGeneratorSettings
 from translate.networks.resnet import ResNet, ResNetSettings
 from translate.networks.unet import UNet, UNetSettings
 
 GeneratorSettings = Annotated[UNetSettings | ResNetSettings, Field(discriminator="kind")]
+"""Images to images."""
 DiscriminatorSettings = Annotated[PatchSettings | PixelSettings, Field(discriminator="kind")]
+"""Images to a logit for each patch."""
+LatentGeneratorSettings = Annotated[
+    MLPGeneratorSettings
+    | DCGANGeneratorSettings
+    | ResidualGeneratorSettings
+    | R3GANGeneratorSettings
+    | DecoderSettings,
+    Field(discriminator="kind"),
+]
+"""Latents to samples."""
+CriticSettings = Annotated[
+    MLPCriticSettings | DCGANCriticSettings | ResidualCriticSettings | R3GANCriticSettings | AutoencoderSettings,
+    Field(discriminator="kind"),
+]
+"""Samples to a logit each."""
 
 __all__ = [
+    "Critic",
+    "CriticSettings",
     "Discriminator",
     "DiscriminatorSettings",
     "Generator",
     "GeneratorSettings",
     "InitialisationSettings",
+    "Judgement",
+    "LatentGenerator",
+    "LatentGeneratorSettings",
     "PatchDiscriminator",
     "PatchSettings",
     "PixelDiscriminator",
     "PixelSettings",
     "ResNet",
     "ResNetSettings",
+    "Shape",
     "UNet",
     "UNetSettings",
     "count_parameters",

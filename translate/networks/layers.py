@@ -1,4 +1,4 @@
-"""What the networks share: norms, initialisation, upsampling, and the two kinds of network."""
+"""What the networks share: norms, spectral norm, initialisation, upsampling, and what image-to-image networks are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
+from translate.errors import UserError
 from translate.settings import Settings
 
-NormName = Literal["batch", "instance", "group", "none"]
+NormName = Literal["batch", "instance", "group", "layer", "none"]
+LatentNormName = Literal["batch", "instance", "group", "layer", "virtual-batch", "none"]
+"""The norms of a generative game, whose networks can stand behind a reference batch: see `conditional`."""
 UpsamplingName = Literal["transposed", "resize"]
+
+
+_DRAWN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+"""The layers whose weights are matrices: drawn by the initialisation, divided by spectral norm."""
 
 
 class Generator(nn.Module):
@@ -45,7 +52,9 @@ def norm_layer(name: NormName, channels: int) -> nn.Module:
     """The norm called `name` over feature maps (N, channels, H, W).
 
     Instance norm has neither affine weights nor running statistics (as CycleGAN trains it); group norm has 32
-    groups (Wu & He 2018), or where 32 does not divide the channels the largest number below that does.
+    groups (Wu & He 2018), or where 32 does not divide the channels the largest number below that does. Layer norm
+    is over all channels and pixels of an example, with a weight and a bias for each channel: what the WGAN-GP
+    paper (Gulrajani et al., arXiv 1704.00028, section 4) puts in place of a critic's batch norm.
     """
     if name == "batch":
         return nn.BatchNorm2d(channels)
@@ -53,11 +62,13 @@ def norm_layer(name: NormName, channels: int) -> nn.Module:
         return nn.InstanceNorm2d(channels)
     if name == "group":
         return nn.GroupNorm(next(groups for groups in range(32, 0, -1) if channels % groups == 0), channels)
+    if name == "layer":
+        return nn.GroupNorm(1, channels)
     return nn.Identity()
 
 
-def needs_bias(norm: NormName) -> bool:
-    """Whether the convolutions of a network with this norm have a bias; batch and group norm bring their own.
+def needs_bias(norm: LatentNormName) -> bool:
+    """Whether the convolutions of a network with this norm have a bias: not where the norm brings its own.
 
     The reference generators decide this once per network, not per layer: their first convolution has no bias
     either when the rest is batch-normalised, though no norm follows it in a U-Net.
@@ -85,32 +96,66 @@ def upsample(
     )
 
 
+def square_side(network: str, shape: tuple[int, ...]) -> int:
+    """Side of the images (C, side, side) that a network called `network` makes or judges.
+
+    Raises UserError unless they are square images whose side is a power of two from 8: such networks halve and
+    double between 4x4 pixels and the whole image.
+    """
+    if len(shape) != 3:
+        raise UserError(f"network {network!r} is for images, not for points of {shape[0]} numbers: use kind: mlp")
+    _, height, width = shape
+    if height != width or height < 8 or height & (height - 1):
+        raise UserError(
+            f"network {network!r} is for square images whose side is a power of two from 8 pixels, "
+            f"not for {width}x{height}: set data.size to one, such as 32 or 64"
+        )
+    return height
+
+
+def add_spectral_norm(module: nn.Module) -> None:
+    """Divide each weight of `module` by its largest singular value (Miyato et al., arXiv 1802.05957), in place.
+
+    Convolutions, linear layers and embeddings, each once; gains of norms and of attention stay as they are.
+    """
+    for layer in list(module.modules()):
+        if isinstance(layer, _DRAWN) and not parametrize.is_parametrized(layer, "weight"):
+            parametrizations.spectral_norm(layer)
+
+
+NORM_DEVIATION = 0.02
+"""Of the gains of affine norms around 1, as the pix2pix reference draws them."""
+
+
 class InitialisationSettings(Settings):
     """How the weights of a new network are drawn."""
 
     kind: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
     """`normal`: deviation `gain`; `xavier`, `orthogonal`: scaled by it; `kaiming`: variance 2 / fan in."""
     gain: float = Field(default=0.02, gt=0)
-    """Standard deviation or scale of the weights; also the deviation of norm weights around 1."""
+    """Standard deviation or scale of the weights. The gains of norms have the deviation 0.02 around 1 whatever it is."""
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:
-        """Draw all convolution, linear and norm weights of `module` anew, in place; biases become 0.
+        """Draw all convolution, linear, embedding and norm weights of `module` anew, in place; biases become 0.
 
-        Layers under `parametrizations.spectral_norm` keep it: what is drawn is the weight before its division
-        by the largest singular value. Uses torch's default generator. Source: DCGAN (Radford et al., arXiv
-        1511.06434, section 4) for the deviation of 0.02; norm weights around 1 as in the pix2pix reference.
+        An embedding is drawn like a linear layer that reads one-hot classes, its fan in being its width, as the
+        projection critic is (Miyato & Koyama, arXiv 1802.05637). Conditional and virtual batch norm are none of
+        these layers: their gains stay at 1, their biases at 0. Layers under `parametrizations.spectral_norm` keep
+        it: what is drawn is the weight before its division by the largest singular value. Uses torch's default
+        generator. Source: DCGAN (Radford et al., arXiv 1511.06434, section 4) for the deviation of 0.02; norm
+        weights around 1 as in the pix2pix reference.
         """
         for layer in module.modules():
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            if isinstance(layer, _DRAWN):
                 self._draw(layer)
-                if layer.bias is not None:
+                if not isinstance(layer, nn.Embedding) and layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-            elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)) and layer.affine:
-                nn.init.normal_(layer.weight, 1.0, self.gain)
+            elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)) and layer.affine:
+                nn.init.normal_(layer.weight, 1.0, NORM_DEVIATION)
                 nn.init.zeros_(layer.bias)
 
-    def _draw(self, layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> None:
+    def _draw(self, layer: nn.Module) -> None:
         spectral = parametrize.is_parametrized(layer, "weight")
         weight = layer.parametrizations["weight"].original if spectral else layer.weight  # type: ignore[index,union-attr]
         assert isinstance(weight, Tensor)

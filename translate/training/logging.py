@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class LoggingSettings(Settings):
     """A row of metrics.jsonl and TensorBoard scalars: means since the last row."""
     previews: SpanField = parse_span("1 epochs")
     """A grid of fixed validation images, to TensorBoard and samples/."""
-    preview_images: int = Field(default=4, ge=1, le=64)
+    preview_images: int = Field(default=4, ge=1, le=256)
 
 
 class Means:
@@ -112,7 +113,8 @@ class RunLog:
         self.board.add_text(name, text)
 
     def grid(self, step: int, images: Mapping[str, Tensor]) -> Path:
-        """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name."""
+        """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name. Images of one name
+        alone (samples) stand in a square."""
         from torchvision.utils import make_grid, save_image
 
         columns = list(images.values())
@@ -124,7 +126,8 @@ class RunLog:
             for c in columns
         ]
         rows = torch.stack(columns, dim=1).flatten(0, 1)  # (N * names, 3, H, W)
-        picture = make_grid(rows.float().cpu().clamp(-1, 1) * 0.5 + 0.5, nrow=len(columns), padding=2, pad_value=1.0)
+        across = len(columns) if len(columns) > 1 else math.ceil(math.sqrt(len(rows)))
+        picture = make_grid(rows.float().cpu().clamp(-1, 1) * 0.5 + 0.5, nrow=across, padding=2, pad_value=1.0)
         self.board.add_image(" | ".join(images), picture, step)
         path = self.samples / f"step-{step:09d}.png"
         with _writing(path):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from translate.data.datasets import ImageDataset
+from translate.data.datasets import AnyDataset
 from translate.data.images import to_device
 from translate.data.loader import evaluation_batches, training_batches
 from translate.devices import Precision, resolve_device, resolve_precision
@@ -52,6 +52,8 @@ class StageSettings(Settings):
     """Who moves; null for all. The others' turns are left out (a pixel stage has no discriminator)."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Loss weights that differ from the method's in this stage."""
+    weight_schedules: dict[str, ScheduleSettings] = Field(default_factory=dict)
+    """How loss weights change within the stage (R3GAN lets its penalties fall along a cosine); `end` is a share."""
     clip: float | None = Field(default=None, gt=0)
     """Largest gradient norm of a player."""
 
@@ -172,8 +174,9 @@ class Trainer:
         self.streak = torch.zeros((), device=self.device)
         self.longest_streak = torch.zeros((), device=self.device)
         self.rows_size = 0
-        self._player_buffers = list(self.method.players.buffers())
-        self._kept_buffers = [b.clone() for b in self._player_buffers]
+        # Running statistics of the players, and what a method keeps itself (BEGAN's k).
+        self._state_buffers = list(self.method.buffers())
+        self._kept_buffers = [b.clone() for b in self._state_buffers]
         self._stop_signal: int | None = None
         self._shown_problems: set[str] = set()
         self._previews: list[dict[str, Any]] | None = None
@@ -225,8 +228,8 @@ class Trainer:
                 self._write_row()
             if self._due(preview_every) or finished:
                 self._write_previews()
-            if self.validation_set is not None and (self._due(validate_every) or finished):
-                self._validate(self.validation_set)
+            if self.validation_set is not None and self.method.sides and (self._due(validate_every) or finished):
+                self._validate(self.validation_set, self.method.sides)
             stop = distributed.any_of(self._stop_signal is not None)
             if stop and not finished:
                 self.watcher.message("stopping: saving a checkpoint first (once more to stop at once)")
@@ -238,13 +241,13 @@ class Trainer:
 
     def step(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
         """One step on the batches whose gradients accumulate: every turn of the method, then the average."""
+        self._set_rates_and_weights()
         step_in_stage = (self.images - self._stage_begin()) // self.batch
         allowed = self.stages[self.stage_number].players
         turns = [t for t in self.method.turns(step_in_stage) if allowed is None or t.player in allowed]
         moving = {turn.player for turn in turns}
-        self._set_rates()
-        if self._player_buffers:
-            torch._foreach_copy_(self._kept_buffers, self._player_buffers)
+        if self._state_buffers:
+            torch._foreach_copy_(self._kept_buffers, self._state_buffers)
 
         once = len(batches) == 1
         values: dict[str, Tensor] = {}
@@ -270,6 +273,7 @@ class Trainer:
             if not moves:  # every term has weight 0 in this stage
                 continue
             norm, finite = optimiser.step()
+            self.method.moved(turn)
             values[f"gradient norm/{turn.player}"] = norm
             all_finite = all_finite & finite
         values.update(self.method.take_reports())
@@ -307,13 +311,13 @@ class Trainer:
     def _undo_where(self, finite: Tensor) -> None:
         """A player's step that is no number leaves no trace: its weights were not touched, statistics are put back."""
         if self.device.type == "cpu":
-            if not finite and self._player_buffers:
-                torch._foreach_copy_(self._player_buffers, self._kept_buffers)
+            if not finite and self._state_buffers:
+                torch._foreach_copy_(self._state_buffers, self._kept_buffers)
         else:
-            for buffer, kept in zip(self._player_buffers, self._kept_buffers, strict=True):
+            for buffer, kept in zip(self._state_buffers, self._kept_buffers, strict=True):
                 buffer.copy_(torch.where(finite, buffer, kept))
         if self.processes.world > 1:
-            distributed.average([b for b in self._player_buffers if b.is_floating_point()])
+            distributed.average([b for b in self._state_buffers if b.is_floating_point()])
         failed = (~finite).float()
         self.skipped += failed
         self.streak = (self.streak + 1) * failed
@@ -346,6 +350,7 @@ class Trainer:
             (stage.players or [], players, "players"),
             (stage.optimisers, players, "optimisers"),
             (stage.weights, list(self.method_weights), "weights"),
+            (stage.weight_schedules, list(self.method_weights), "weight_schedules"),
         ):
             for name in given:
                 if name not in valid:
@@ -362,7 +367,6 @@ class Trainer:
             return
         stage = self.stages[number]
         self.stage_number = number
-        self.method.weights = {**self.method_weights, **stage.weights}
         self.optimisers = {
             name: PlayerOptimiser(
                 self.method.players[name],
@@ -374,12 +378,17 @@ class Trainer:
             for name in stage.players or self.method.players
         }
 
-    def _set_rates(self) -> None:
-        begin, total = self._stage_begin(), self.lengths[self.stage_number]
+    def _set_rates_and_weights(self) -> None:
+        total, stage = self.lengths[self.stage_number], self.stages[self.stage_number]
+
+        def factor(schedule: ScheduleSettings) -> float:
+            done = self.images - self._stage_begin()
+            return schedule.factor(done, total=total, batch=self.batch, epoch=self.epoch)
+
         for optimiser in self.optimisers.values():
-            optimiser.set_rate(
-                optimiser.schedule.factor(self.images - begin, total=total, batch=self.batch, epoch=self.epoch)
-            )
+            optimiser.set_rate(factor(optimiser.schedule))
+        weights = {**self.method_weights, **stage.weights}
+        self.method.weights = weights | {n: weights[n] * factor(s) for n, s in stage.weight_schedules.items()}
 
     @contextlib.contextmanager
     def _only(self, player: str) -> Iterator[None]:
@@ -415,21 +424,9 @@ class Trainer:
 
     def _to_device(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         tensors = to_device(batch, self.specs, self.device)
-        self._check_size(tensors)
-        return {name: t.contiguous(memory_format=self.memory_format) for name, t in tensors.items()}
-
-    def _check_size(self, tensors: Mapping[str, Tensor]) -> None:
-        """Say in a line what torch would say in twenty: images that a network cannot take."""
-        translator = self.method.translator(self.method.directions[0])
-        for name, player in self.method.players.items():
-            side = self.method.sides[0 if player is translator else 1]
-            height, width = tensors[side].shape[2:]
-            multiple, smallest = getattr(player, "multiple", 1), getattr(player, "smallest", 1)
-            if height % multiple or width % multiple or min(height, width) < smallest:
-                raise UserError(
-                    f"data.augment: images of {width}x{height} do not fit the {name}, which takes multiples of "
-                    f"{multiple} from {smallest} on; set data.augment.crop, or a smaller network"
-                )
+        self.method.check(tensors)
+        # Points and class numbers have no memory format.
+        return {n: t.contiguous(memory_format=self.memory_format) if t.ndim == 4 else t for n, t in tensors.items()}
 
     @contextlib.contextmanager
     def _training_batches(self) -> Iterator[Iterator[Mapping[str, Any]]]:
@@ -514,7 +511,7 @@ class Trainer:
         if self._previews is None:
             dataset = self.validation_set if self.validation_set is not None else self.dataset
             count = self.config.logging.preview_images
-            found = evaluation_batches(dataset, batch_size=1, workers=0, device=self.device, images=count)
+            found = evaluation_batches(dataset, batch_size=count, workers=0, device=self.device, images=count)
             self._previews = [dict(batch) for batch in found]
         with self._averaged(), torch.no_grad(), self._autocast():
             pictures = [self.method.previews(to_device(batch, self.specs, self.device)) for batch in self._previews]
@@ -524,7 +521,7 @@ class Trainer:
         if pictures:
             self.log.grid(self.step_number, {k: torch.cat([p[k].float() for p in pictures]) for k in pictures[0]})
 
-    def _validate(self, dataset: ImageDataset) -> None:
+    def _validate(self, dataset: AnyDataset, sides: tuple[str, str]) -> None:
         """Measure, note the best, export it. All processes measure the same, so that all stop early together."""
         settings = self.config.validation
         found = evaluation_batches(
@@ -533,7 +530,7 @@ class Trainer:
         batches = (self._told(batch) for batch in found)
         with self._averaged() as networks:
             translator = self.method.translator(self.method.directions[0])
-            values = validate(translator, batches, self.method.sides, self.specs, self.device, self.dtype)
+            values = validate(translator, batches, sides, self.specs, self.device, self.dtype)
             # The last bits may differ from GPU to GPU, and with them who stops early: the leader's numbers count.
             values = json.loads(distributed.from_leader(json.dumps(values)) or "")
             if not values:

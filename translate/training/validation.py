@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.data.images import to_device
-from translate.data.spec import ImageSpec
+from translate.data.spec import Spec
 from translate.methods.base import run_padded
 from translate.metrics.images import l1, psnr, ssim
 from translate.settings import Settings, SpanField, parse_span
@@ -37,7 +37,7 @@ def validate(
     network: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     sides: tuple[str, str],
-    specs: Mapping[str, ImageSpec],
+    specs: Mapping[str, Spec],
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, float]:
