@@ -11,7 +11,8 @@ that `auto` takes and in others, with and without channels_last. One move of the
 `lazy` is the price of R1 on DCGAN-64 without norm layers: none, at each step, at every 16th (mean over 16 steps).
 
 Each measures in a process of its own, in turns, so that neither's allocator state helps the other and all see the same
-weather; times are medians over the rounds.
+weather; times are medians over the rounds. On a CPU they are processor time of one thread, so that other work on the
+machine does not count.
 """
 
 from __future__ import annotations
@@ -173,22 +174,25 @@ def time_steps(step: Callable[[Any], None], batches: list[Any], device: str) -> 
     """Mean seconds of a step after two for warming up."""
     import torch
 
-    def settle() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def now() -> float:
+        if device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     for number in range(2):
         step(batches[number % len(batches)])
-    settle()
-    begun = time.perf_counter()
+    begun = now()
     for batch in batches:
         step(batch)
-    settle()
-    return (time.perf_counter() - begun) / len(batches)
+    return (now() - begun) / len(batches)
 
 
 def measure(name: str, row: str, steps: int, device: str) -> dict[str, float]:
     """One row of a case, here and now."""
+    import torch
+
+    torch.set_num_threads(1)
     case = CASES[name]
     steps = -(-steps // case.steps) * case.steps
     if row in PLAIN:

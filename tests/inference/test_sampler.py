@@ -537,6 +537,8 @@ def test_a_folder_that_is_not_empty(tmp_path: Path) -> None:
     [
         ({"gif": True}, "need --interpolate"),
         ({"between": (1, 2)}, "need --interpolate"),
+        ({"between": (1,), "interpolate": 4}, "two images or more"),
+        ({"interpolate": 1}, "two frames or more"),
         ({"arithmetic": "1-1"}, "cancels out"),
         ({"label": "cat"}, "no classes"),
         ({"truncation": -1.0}, "above 0"),

@@ -66,6 +66,13 @@ def test_a_lazy_penalty_is_due_each_kth_step_and_counts_k_times() -> None:
     assert "r1" in terms_of(method, points(), "discriminator", ("r1",))
 
 
+def test_a_lazy_term_of_the_generator_counts_its_own_moves() -> None:
+    regulariser = {"kind": "historical", "player": "generator", "weight": 1.0, "every": 2}
+    method = make(regularisers=[regulariser], discriminator_steps=3)
+    moves = [turn.terms for step in range(12) for turn in method.turns(step) if turn.player == "generator"]
+    assert moves == [("historical_generator",), (), ("historical_generator",), ()]
+
+
 # ---- terms ---------------------------------------------------------------------------------------------------------
 
 

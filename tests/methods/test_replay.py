@@ -25,7 +25,7 @@ def test_it_returns_what_comes_until_it_is_full_then_swaps_half() -> None:
 def test_rows_stay_together() -> None:
     torch.manual_seed(0)
     pool = HistoryPool(8)
-    for step in range(20):
+    for _ in range(20):
         samples = torch.randn(4, 3)
         shown, label = pool(samples, samples.sum(dim=1))
         torch.testing.assert_close(shown.sum(dim=1), label)

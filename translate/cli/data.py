@@ -164,7 +164,7 @@ def _settings_of_folder(folder: Path, overrides: list[str]) -> DataSettings:
         settings: DataSettings = TypeAdapter[DataSettings](DataSettings).validate_python(raw["data"])
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(["data", *(str(part) for part in fault["loc"] if part not in ("paired", "folder"))])
+        key = ".".join(["data", *(str(part) for part in fault["loc"] if part not in ("paired", "folder", "toy"))])
         raise UserError(f"--set {key}: {fault['msg'].removeprefix('Value error, ')}") from None
     return settings
 

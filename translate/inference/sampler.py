@@ -100,10 +100,10 @@ class Sampler:
         method: the trained method; its generator is copied, in eval mode, spectral norm's division done.
         device: `auto` (CUDA if there is one), or a torch device name.
         precision: `auto` is bf16 where the hardware computes in it, fp16 on older CUDA, else fp32; for points
-            it is always fp32, since nothing rounds them to 8 bits afterwards.
+            it is fp32 everywhere, since nothing rounds them to 8 bits afterwards.
         standing_statistics: passes that estimate batch norm's statistics anew, at the truncation of the samples
-            (Brock et al., arXiv 1809.11096, appendix C): those of training belong to the
-            last weights, not to their average, and not to truncated latents. 0: as trained.
+            (Brock et al., arXiv 1809.11096, appendix C): those of training belong to the last weights, not to their
+            average, and not to truncated latents. 0: as trained.
         batch_size: images per step on a GPU; None: by their size. A CPU always takes the same few.
         facts: what `describe` says of the model.
 
@@ -540,6 +540,8 @@ def check(sampler: Sampler, output: Path, options: SampleOptions) -> int:
         )
     if (options.gif or options.between) and not options.interpolate:
         raise UserError("--gif and --between need --interpolate K, the number of frames from one image to the next")
+    if options.interpolate and (options.interpolate < 2 or len(_numbers(options)) < 2):
+        raise UserError("--interpolate takes two frames or more, and --between two images or more, such as 12,5,33")
     if options.arithmetic:
         coefficients(parse_arithmetic(options.arithmetic))
     sampler.label_of(options.label)

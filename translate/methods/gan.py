@@ -1,4 +1,4 @@
-"""The generative adversarial game (Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1), with the parts that later papers added.
+"""The generative adversarial game (Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1), with later papers' parts.
 
 repeat for each batch of samples x (with classes y, if the method has a condition):
     z ~ p(z)
@@ -137,7 +137,8 @@ class GAN(GenerativeMethod):
             heads["codes"] = CodeHead(critic.width, settings.codes.categorical, settings.codes.continuous)
         if heads and not isinstance(critic, TrunkCritic):
             raise UserError(
-                f"method.discriminator: {settings.discriminator.kind} has no place for {', '.join(heads)}; use another kind"
+                f"method.discriminator: kind {settings.discriminator.kind} has no place for a head that reads "
+                f"{' and '.join(heads)}; use another kind"
             )
         for name, head in heads.items():
             cast(TrunkCritic, critic).add_head(name, head)
@@ -171,11 +172,15 @@ class GAN(GenerativeMethod):
     def turns(self, step: int) -> Sequence[Turn]:
         for augmentation in self._augmentations():
             augmentation.advance(step)
-        due = tuple(name for name, every in self.every.items() if step % every == 0)
-        moves = [Turn("discriminator", due)]
-        if (step + 1) % self.settings.discriminator_steps == 0:
-            moves.append(Turn("generator", due))
+        moves = [Turn("discriminator", self._due_at(step))]
+        rounds, left = divmod(step + 1, self.settings.discriminator_steps)
+        if left == 0:
+            moves.append(Turn("generator", self._due_at(rounds - 1)))
         return moves
+
+    def _due_at(self, move: int) -> tuple[str, ...]:
+        """The terms that count in a player's move of this number, from 0."""
+        return tuple(name for name, every in self.every.items() if move % every == 0)
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         real = batch[self.side]

@@ -203,7 +203,7 @@ def scatter(points: Tensor, limit: float, size: int = 256) -> Tensor:
 
 
 def one_hot_codes(latent: Tensor, width: int, codes: CodeSettings) -> tuple[Sequence[Tensor], Tensor]:
-    """The codes inside latents (N, width + codes): value numbers (N,) of each categorical one, and continuous (N, c)."""
+    """The codes inside latents (N, width + codes): the value number (N,) of each categorical one; continuous (N, c)."""
     parts = torch.split(latent[:, width:], [*codes.categorical, codes.continuous], dim=1)
     return [part.argmax(dim=1) for part in parts[:-1]], parts[-1]
 

@@ -1,11 +1,12 @@
-"""Implicit maximum likelihood: each real sample pulls the nearest of many fakes (Li & Malik 2018, arXiv 1809.09087, algorithm 1).
+"""Implicit maximum likelihood: each real sample pulls the nearest of many fakes (Li & Malik 2018, arXiv 1809.09087).
 
 repeat for each batch of samples x_1 ... x_n:
     z_1 ... z_m ~ p(z)
     nearest(i) <- the j that minimises | x_i - G(z_j) |²
     G: minimise mean over i of | x_i - G(z_nearest(i)) |²
 
-No real sample is without a fake beside it, so no mode is lost; what is paid is sharpness.
+Algorithm 1, with fresh fakes in each step. No real sample is without a fake beside it, so no mode is lost; what is
+paid is sharpness.
 """
 
 from __future__ import annotations

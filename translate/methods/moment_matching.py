@@ -29,8 +29,9 @@ class MomentMatchingSettings(Settings):
     generator: LatentGeneratorSettings = MLPGeneratorSettings()
     latent: LatentSettings = LatentSettings(width=10, prior="uniform")
     """Section 5: a uniform prior of few dimensions."""
-    bandwidths: list[float] = Field(default=[2.0, 5.0, 10.0, 20.0, 40.0, 80.0], min_length=1)
-    """Deviations of the Gaussian kernels whose sum is compared (section 5)."""
+    bandwidths: list[float] = Field(default=[8.0, 20.0, 40.0, 80.0, 160.0, 320.0], min_length=1)
+    """s of the Gaussian kernels exp(-|x - y|² / 2s) whose sum is compared: section 5's 2 to 80, for pixels in [0, 1],
+    times 4, as ours lie in [-1, 1]."""
 
     def build(self, data: DataSettings, *, inference: bool = False) -> MomentMatching:
         """The method for a data set."""

@@ -133,7 +133,7 @@ class InitialisationSettings(Settings):
     kind: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
     """`normal`: deviation `gain`; `xavier`, `orthogonal`: scaled by it; `kaiming`: variance 2 / fan in."""
     gain: float = Field(default=0.02, gt=0)
-    """Standard deviation or scale of the weights. The gains of norms have the deviation 0.02 around 1 whatever it is."""
+    """Standard deviation or scale of the weights. The gains of norms have the deviation 0.02 whatever it is."""
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:

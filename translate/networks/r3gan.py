@@ -27,13 +27,19 @@ class _BodySettings(Settings):
     """What generator and critic have in common: stages at sides 4, 8, ... up to the image's."""
 
     width: int = Field(default=128, ge=1)
-    """Channels at sides 4 to 32; above, they halve with each doubling of the side. The paper's: 768."""
+    """Channels at sides 4 to `full_to`; above, they halve with each doubling of the side. The paper's: 768."""
+    full_to: Literal[4, 8, 16, 32, 64] = 32
+    """Largest side with all channels (the paper's 32); less makes much cheaper networks."""
     blocks: int = Field(default=2, ge=1)
     """Residual blocks of each stage (the paper's 2)."""
     expansion: int = Field(default=2, ge=1)
     """Channels inside a block per channel outside (the paper's 2)."""
     group_width: int = Field(default=16, ge=1)
     """Channels of each group of the 3x3 convolutions (the paper's 16: 1536 channels in 96 groups)."""
+
+    def halvings(self, side: int) -> int:
+        """How often the channels are halved at a side."""
+        return max(side.bit_length() - self.full_to.bit_length(), 0)
 
     def widths(self, side: int) -> list[int]:
         """Channels of each stage, from side 4 up to `side`.
@@ -43,12 +49,12 @@ class _BodySettings(Settings):
         """
         widths = []
         for stage in range(side.bit_length() - 2):
-            halvings = max(stage - 3, 0)  # stage 3 is side 32
+            halvings = self.halvings(4 * 2**stage)
             inner = self.expansion * self.width // 2**halvings
             if self.width % 2**halvings or inner % min(self.group_width, inner or 1):
                 raise UserError(
                     f"width: {self.width} channels give no whole groups of {self.group_width} at side {4 * 2**stage}; "
-                    f"use a multiple of {2 ** max(side.bit_length() - 6, 0) * self.group_width}"
+                    f"use a multiple of {2 ** self.halvings(side) * self.group_width}"
                 )
             widths.append(self.width // 2**halvings)
         return widths
