@@ -3,16 +3,21 @@
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Translator", "__version__"]
+__all__ = ["Sampler", "Translator", "__version__"]
 
 if TYPE_CHECKING:
+    from translate.inference.sampler import Sampler
     from translate.inference.translator import Translator
 
 
 def __getattr__(name: str) -> object:
-    """Load `Translator` on first use: importing `translate` must not import torch (the CLI's --help is fast)."""
+    """Load the classes on first use: importing `translate` must not import torch (the CLI's --help is fast)."""
     if name == "Translator":
         from translate.inference.translator import Translator
 
         return Translator
+    if name == "Sampler":
+        from translate.inference.sampler import Sampler
+
+        return Sampler
     raise AttributeError(f"module 'translate' has no attribute {name!r}")

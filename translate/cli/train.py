@@ -70,10 +70,13 @@ def train(
     if outcome.reason == "interrupted":
         say(f"stopped; continue with: translate train --resume {run.path}", quiet=quiet)
         raise typer.Exit(130)
-    say(
-        f"{outcome.reason} after {outcome.images:,} images; convert with: translate convert {run.path} IN OUT",
-        quiet=quiet,
-    )
+    from translate.data import PairedSettings
+
+    pairs = isinstance(settings.data, PairedSettings)
+    use = f"convert with: translate convert {run.path} IN OUT"
+    if not pairs:
+        use = f"make pictures with: translate sample {run.path} -n 64 --out OUT"
+    say(f"{outcome.reason} after {outcome.images:,} images; {use}", quiet=quiet)
 
 
 def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[Run, Outcome]:

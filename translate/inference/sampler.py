@@ -26,7 +26,7 @@ from translate.data.images import Pixels, to_pixels, write_image
 from translate.data.spec import ImageSpec
 from translate.devices import Precision, resolve_device, resolve_precision
 from translate.errors import UserError
-from translate.inference.translator import _NAMES, _memory_format, _prepared, _reduced
+from translate.inference.precision import FORMAT_NAMES, frozen, memory_format, reduced
 from translate.methods.generative import GenerativeMethod, scatter
 
 Samples = NDArray[Any]
@@ -131,7 +131,7 @@ class Sampler:
         self.standing_statistics = standing_statistics
         self.batch_size = self._batch_size(batch_size)
         self.facts = dict(facts or {})
-        self._trained = _prepared(method.players["generator"], "default").to(self.device)
+        self._trained = frozen(method.players["generator"], "default").to(self.device)
         self._method = copy.deepcopy(method)
         self._method.players["generator"] = self._trained
         self._networks: dict[float | None, nn.Module] = {}  # by truncation, where statistics depend on it
@@ -186,7 +186,7 @@ class Sampler:
         return {
             **self.facts,
             "standing statistics": self.standing_statistics,
-            "precision": _NAMES[self.dtype],
+            "precision": FORMAT_NAMES[self.dtype],
             "device": str(self.device),
             "translate": translate.__version__,
         }
@@ -357,8 +357,8 @@ class Sampler:
         if key not in self._networks:
             network = copy.deepcopy(self._trained)
             if self.dtype != torch.float32:
-                network = _reduced(network, self.dtype)
-            network = network.to(memory_format=_memory_format(self.dtype))
+                network = reduced(network, self.dtype)
+            network = network.to(memory_format=memory_format(self.dtype))
             if self.standing_statistics:
                 self._estimate(network, truncation, on_progress or (lambda _: None))
             self._networks[key] = network

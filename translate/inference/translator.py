@@ -6,26 +6,20 @@ import copy
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.utils import parametrize
 
 from translate.data.images import ImageFile, Pixels, load_pixels_like, normalise, read_image, to_pixels
 from translate.data.spec import ImageSpec
 from translate.devices import Precision, resolve_device, resolve_precision
 from translate.errors import ImageError, UserError
+from translate.inference.precision import FORMAT_NAMES, Protocol, frozen, memory_format, reduced
 
-Protocol = Literal["default", "paper"]
 Picture = TypeVar("Picture", Pixels, Image.Image)
-
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class Translator:
@@ -73,7 +67,7 @@ class Translator:
         self.multiple = int(network.multiple)  # type: ignore[arg-type]  # attributes that every generator has
         self.smallest = int(network.smallest)  # type: ignore[arg-type]
         self.scale = int(network.scale)  # type: ignore[arg-type]
-        self._float = _prepared(network, protocol).to(self.device)
+        self._float = frozen(network, protocol).to(self.device)
         self._networks: dict[torch.dtype, nn.Module] = {}
 
     @classmethod
@@ -201,7 +195,7 @@ class Translator:
         padded = np.require(_pad(pixels, self.multiple, self.smallest), requirements=("C", "W"))  # as torch wants it
         source = torch.from_numpy(padded).to(self.device)
         tensor = normalise(source, self.source)  # (N, C, H', W') float32 in [-1, 1]
-        tensor = tensor.to(dtype, memory_format=_memory_format(dtype))
+        tensor = tensor.to(dtype, memory_format=memory_format(dtype))
         fake: Tensor = self._network(dtype)(tensor).float()
         fake = fake[:, :, : height * self.scale, : width * self.scale]
         # Class numbers say nothing of depth, and a palette's colours are of 8 bits.
@@ -211,8 +205,8 @@ class Translator:
     def _network(self, dtype: torch.dtype) -> nn.Module:
         """The network in that precision, cast when it is first needed."""
         if dtype not in self._networks:
-            network = self._float if dtype == torch.float32 else _reduced(copy.deepcopy(self._float), dtype)
-            self._networks[dtype] = network.to(memory_format=_memory_format(dtype))
+            network = self._float if dtype == torch.float32 else reduced(copy.deepcopy(self._float), dtype)
+            self._networks[dtype] = network.to(memory_format=memory_format(dtype))
         return self._networks[dtype]
 
     def describe(self) -> dict[str, str]:
@@ -221,49 +215,9 @@ class Translator:
             **self.facts,
             "direction": self.direction,
             "protocol": self.protocol,
-            "precision": _NAMES[self.dtype],
+            "precision": FORMAT_NAMES[self.dtype],
             "device": str(self.device),
         }
-
-
-def _prepared(network: nn.Module, protocol: Protocol) -> nn.Module:
-    """A frozen copy in eval mode, parametrisations baked in, set for the protocol."""
-    network = copy.deepcopy(network).float().eval().requires_grad_(False)
-    for module in list(network.modules()):
-        if parametrize.is_parametrized(module):  # spectral norm: its division is done once and in float32
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-        if protocol == "paper":
-            if isinstance(module, _DropoutNd):
-                module.train()
-            elif isinstance(module, _BatchNorm):
-                module.running_mean = module.running_var = None  # eval mode without them: the batch's own
-    return network
-
-
-def _reduced(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast in place to bf16 or fp16, all but the norms: kernels take float32 statistics and scales with it.
-
-    Instance norm becomes group norm with as many groups as channels, which is the same function: torch has a
-    channels_last kernel for it, while its instance norm copies to NCHW and back (four times slower on a CPU).
-    """
-    for module in list(network.modules()):
-        if not isinstance(module, _NORMS):
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if tensor.is_floating_point():
-                    tensor.data = tensor.data.to(dtype)
-        for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d) and not child.track_running_stats:
-                norm = nn.GroupNorm(child.num_features, child.num_features, child.eps, child.affine)
-                if child.affine:
-                    norm.weight, norm.bias = child.weight, child.bias
-                setattr(module, name, norm.eval())
-    return network
-
-
-def _memory_format(dtype: torch.dtype) -> torch.memory_format:
-    # Measured with ResNet-9 at 256² on a CPU: channels_last is some 10 % quicker in bf16, slower in float32.
-    return torch.contiguous_format if dtype == torch.float32 else torch.channels_last
 
 
 def _pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:

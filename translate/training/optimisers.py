@@ -11,6 +11,7 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from translate.errors import UserError
 from translate.settings import Settings
 from translate.training.distributed import average
 from translate.training.schedules import ScheduleSettings
@@ -39,7 +40,7 @@ class OptimiserSettings(Settings):
     lr: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _torch_accepts_it(self) -> OptimiserSettings:
+    def _torch_knows_it(self) -> OptimiserSettings:
         classes = _optimiser_classes()
         if self.kind not in classes:
             names = {name.lower(): name for name in classes}
@@ -52,14 +53,22 @@ class OptimiserSettings(Settings):
                 near = difflib.get_close_matches(key, accepted, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(accepted))}"
                 raise ValueError(f"{self.kind} has no argument {key!r}; {hint}")
+        return self
+
+    def try_out(self, key: str) -> None:
+        """Take a step with one number, to see that torch accepts the arguments; UserError that names `key` otherwise.
+
+        Not part of reading a config: torch's first optimiser loads its compiler, seconds that conversion need not wait.
+        """
         parameter = nn.Parameter(torch.zeros(1))
         parameter.grad = torch.zeros(1)
         try:
             self.build([parameter]).step()
         except Exception as error:  # torch indexes and compares what it is given: any error may come of it
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"{self.kind} refuses these arguments ({type(error).__name__}: {reason})") from error
-        return self
+            raise UserError(
+                f"{key}: {self.kind} refuses these arguments ({type(error).__name__}: {reason}); mend or leave them out"
+            ) from error
 
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser, fused where torch has a fused kernel for it on the parameters' device."""

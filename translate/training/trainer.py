@@ -355,6 +355,10 @@ class Trainer:
             for name in given:
                 if name not in valid:
                     raise UserError(f"{key}.{what}: {name!r} is unknown to this method; it has {', '.join(valid)}")
+        if stage.optimiser is not None:
+            stage.optimiser.try_out(f"{key}.optimiser")
+        for name, optimiser in stage.optimisers.items():
+            optimiser.try_out(f"{key}.optimisers.{name}")
         for player in stage.players or players:
             if stage.optimiser is None and player not in stage.optimisers:
                 raise UserError(
