@@ -2,9 +2,10 @@
 
     python tools/study_2d.py [--out /tmp/study-2d] [--rows hinge "hinge + r1"] [--seeds 0 1 2] [--steps 4000]
 
-Each row is a config: COMMON below with a few keys changed, trained by the trainer as any other, on one thread. Networks,
-optimiser, batch and number of steps are the same in all rows. A run that is in OUT/results.jsonl with the same config is
-not done again, so the study may be stopped and gone on with; several processes with different rows may share OUT.
+Each row is a config: COMMON below with a few keys changed, trained by the trainer as any other, on one thread.
+Networks, optimiser, batch and number of steps are the same in all rows. A run that is in OUT/results.jsonl with the
+same config is not done again, so the study may be stopped and gone on with; several processes with different rows may
+share OUT.
 
 Measured on 10,000 samples of the averaged generator, each sample counted to the mode that is nearest to it:
 

@@ -253,3 +253,44 @@ def test_unrolling_leaves_the_discriminator_as_it_was() -> None:
     terms_of(method, points(), "generator")["adversarial"].backward()
     assert all(torch.equal(before[name], tensor) for name, tensor in method.critic.state_dict().items())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in method.generator.parameters())
+
+
+# ---- any row of objectives x penalties x networks -------------------------------------------------------------------
+
+OBJECTIVES = [
+    "minimax", "non-saturating", "least-squares", "hinge", "wasserstein", "relativistic", "relativistic-average",
+    "ebgan", "began", {"kind": "f-gan", "divergence": "kl"}, {"kind": "f-gan", "divergence": "reverse-kl"},
+    {"kind": "f-gan", "divergence": "pearson"}, {"kind": "f-gan", "divergence": "squared-hellinger"},
+    {"kind": "f-gan", "divergence": "jensen-shannon"},
+]  # fmt: skip
+PENALTIES = ["gradient-penalty", "dragan", "r1", "r2"]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": MLP,
+    "dcgan": {"generator": {"kind": "dcgan", "width": 2}, "discriminator": {"kind": "dcgan", "width": 2}},
+    "residual": {"generator": {"kind": "residual", "width": 1}, "discriminator": {"kind": "residual", "width": 1}},
+    "r3gan": {"generator": {"kind": "r3gan", "width": 4}, "discriminator": {"kind": "r3gan", "width": 4}},
+    "autoencoder": {
+        "generator": {"kind": "decoder", "width": 2},
+        "discriminator": {"kind": "autoencoder", "width": 2, "code": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_any_row_gives_both_players_gradients(objective: Any, networks: str) -> None:
+    method = make(
+        IMAGES, **{**MLP, **NETWORKS[networks]}, objective=objective, penalties=[{"kind": k} for k in PENALTIES]
+    )
+    names = tuple(method.penalties)
+    assert len(names) == len(PENALTIES)
+    for player, expected in (("discriminator", {"discriminator", *names}), ("generator", {"adversarial"})):
+        method.zero_grad()
+        terms = terms_of(method, images(), player, names)
+        assert set(terms) == expected
+        assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+        torch.stack(list(terms.values())).sum().backward()
+        moved = [p.grad for p in method.players[player].parameters() if p.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in moved)
+        # A saturated game (EBGAN's margin, f-GAN) may give the generator little, but not nothing.
+        assert sum(float(gradient.abs().sum()) for gradient in moved) > 0

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from translate.data import FolderSettings, PairedSettings, ToySettings
@@ -140,15 +139,30 @@ def test_information_loss_by_hand() -> None:
 # ---- previews ----------------------------------------------------------------------------------------------------
 
 
-def test_previews_are_the_same_each_time_and_classes_take_turns() -> None:
-    method = make(folder(classes=["a", "b", "c"]), conditioning={"generator": "concat"}).eval()
+def test_previews_are_the_same_each_time() -> None:
+    method = make(folder()).eval()
     batch = {"image": torch.zeros(7, 1, 8, 8)}
     first, second = method.previews(batch)["samples"], method.previews(batch)["samples"]
     assert first.shape == (7, 3, 8, 8) and torch.equal(first, second)
-    seen: list[Tensor] = []
-    method.generate = lambda latent, label=None: seen.append(label) or torch.zeros(7, 1, 8, 8)
-    method.previews(batch)
-    assert seen[0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_previews_have_a_column_for_each_class_and_a_row_for_each_latent() -> None:
+    method = make(folder(classes=["a", "b", "c"]), conditioning={"generator": "concat"}).eval()
+    shown = method.previews({"image": torch.zeros(7, 1, 8, 8)})
+    assert list(shown) == ["a", "b", "c"]
+    latent = method.draw(2, generator=chance())
+    for number, images in enumerate(shown.values()):
+        wanted = method.generate(latent, torch.full((2,), number))
+        torch.testing.assert_close(images, wanted.expand(-1, 3, -1, -1))
+
+
+def test_previews_have_a_column_for_each_value_of_a_code() -> None:
+    method = make(folder(), codes={"categorical": [2], "continuous": 1}).eval()
+    shown = method.previews({"image": torch.zeros(6, 1, 8, 8)})
+    assert list(shown) == ["code 0", "code 1"]
+    latent = method.draw(3, generator=chance())
+    latent[:, 4:6] = torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(shown["code 1"], method.generate(latent).expand(-1, 3, -1, -1))
 
 
 def test_points_are_a_picture() -> None:

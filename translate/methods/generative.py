@@ -17,6 +17,10 @@ from translate.methods.base import Method, visible
 from translate.networks import LatentGenerator, LatentGeneratorSettings
 from translate.settings import Settings
 
+COLUMNS = 16
+"""Classes that a preview shows at most: more would be too small to see."""
+PREVIEWED_POINTS = 2048
+
 
 class LatentSettings(Settings):
     """The noise that samples are made of."""
@@ -170,17 +174,30 @@ class GenerativeMethod(Method):
         return nn.ModuleDict({"generator": self.generator})
 
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Samples of the same latents each time; classes take turns. Points as a scatter plot, real ones beside."""
+        """Samples of the same latents each time. With classes, or a categorical code, a column each, and a row for each
+        latent: what changes along a row is what the class does. Points as a scatter plot, real ones beside."""
         real = batch[self.side]
-        count = len(real) if self.spec.kind != "points" else 2048
         chance = torch.Generator().manual_seed(0)
-        latent = self.draw(count, generator=chance).to(real.device)
-        label = torch.arange(count, device=real.device) % len(self.class_names) if self.class_names else None
-        samples = self.generate(latent, label)
-        if self.spec.kind != "points":
-            return {"samples": visible(samples, self.spec)}
-        limit = 1.25 * float(real.abs().max())
-        return {"samples": scatter(samples, limit)[None], "real": scatter(real, limit)[None]}
+        if self.spec.kind == "points":
+            limit = 1.25 * float(real.abs().max())
+            samples = self.generate(self.draw(PREVIEWED_POINTS, generator=chance).to(real.device))
+            return {"samples": scatter(samples, limit)[None], "real": scatter(real, limit)[None]}
+        names = self.class_names or tuple(f"code {value}" for value in range(self._values))
+        columns = names[:COLUMNS] or ("samples",)
+        latent = self.draw(max(1, len(real) // len(columns)), generator=chance).to(real.device)
+        shown = {}
+        for number, name in enumerate(columns):
+            label = torch.full((len(latent),), number, device=real.device) if self.class_names else None
+            if not self.class_names and self._values:
+                code = F.one_hot(torch.tensor(number), self._values).to(latent)
+                latent[:, self.latent.width : self.latent.width + self._values] = code
+            shown[name] = visible(self.generate(latent, label), self.spec)
+        return shown
+
+    @property
+    def _values(self) -> int:
+        """Values of the first categorical code; 0 without one."""
+        return self.codes.categorical[0] if self.codes and self.codes.categorical else 0
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
         shape = tuple(batch[self.side].shape[1:])

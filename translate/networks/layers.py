@@ -108,7 +108,7 @@ def square_side(network: str, shape: tuple[int, ...]) -> int:
     if height != width or height < 8 or height & (height - 1):
         raise UserError(
             f"network {network!r} is for square images whose side is a power of two from 8 pixels, "
-            f"not for {width}x{height}: set data.size to one, such as 32 or 64"
+            f"not for {width}x{height}: set data.augment.resize and crop to one, such as 32 or 64"
         )
     return height
 
