@@ -37,6 +37,8 @@ class Method(nn.Module, ABC):
     """Weight of each loss term in its player's sum. A stage may override them; a term of weight 0 is not computed."""
     directions: tuple[str, ...] = ()
     """What `translator` accepts, the default first; none for a method that translates nothing."""
+    channels_last: bool = False
+    """Whether its networks are faster in channels_last on a CPU in bf16, by measurement (docs/benchmarks.md)."""
     sides: tuple[str, str] | None = None
     """The batch keys that validation compares: the translator's input, and what its output should be; None where
     no sample has a right answer."""

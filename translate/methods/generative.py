@@ -63,6 +63,8 @@ class GenerativeMethod(Method):
     class where the condition is a concatenation.
     """
 
+    channels_last = True
+
     def __init__(
         self,
         generator: LatentGeneratorSettings,

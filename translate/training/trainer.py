@@ -69,7 +69,8 @@ class TrainingSettings(Settings):
     """auto: bf16 where the hardware multiplies in it, else fp16 on CUDA, else fp32."""
     device: str = "auto"
     channels_last: bool | None = None
-    """Memory format of the networks; null chooses by measurement (docs/benchmarks.md): on for CUDA, off for a CPU."""
+    """Memory format of the networks; null chooses by measurement (docs/benchmarks.md): on for CUDA, on a CPU for bf16
+    and methods that gain by it."""
     ema: EMASettings | None = None
     nonfinite_limit: int = Field(default=50, ge=1)
     """So many steps in a row with a loss or gradient that is no number end the run."""
@@ -149,7 +150,10 @@ class Trainer:
 
         torch.manual_seed(config.seed)  # the same first weights in every process
         self.method: Method = config.method.build(config.data).to(self.device)
-        channels_last = settings.channels_last if settings.channels_last is not None else self.device.type == "cuda"
+        channels_last = settings.channels_last
+        if channels_last is None:
+            fast = self.method.channels_last and self.dtype == torch.bfloat16
+            channels_last = self.device.type == "cuda" or fast
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.method.to(memory_format=self.memory_format)
         self.method.train()
