@@ -90,7 +90,7 @@ def fit_linear(x: Tensor, labels: Tensor, classes: int, strength: float) -> nn.L
         value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]  # torch wants floats, and takes tensors
+    optimiser.step(loss)
     return linear
 
 
@@ -153,7 +153,7 @@ def main() -> None:
     classes = len(data.class_names)
     counts = sorted(options.n or [1000, 10_000])
     test_images, test_labels = labelled(data, "test")
-    rows: dict[str, dict[str, float]] = {"pixels": {}} | {name: {} for name in critics}
+    rows: dict[str, dict[str, float]] = {name: {} for name in ("pixels", *critics)}
     widths: dict[str, int] = {}
     tests = {"pixels": test_images.flatten(1)} | {name: features(c, test_images) for name, c in critics.items()}
     for n in counts:

@@ -22,6 +22,7 @@ The table has the mean of the seeds and the range.
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import statistics
@@ -151,10 +152,10 @@ ROWS = FREE | HELD | OTHER
 
 def config_of(row: str, seed: int, steps: int) -> Config:
     """The config of a row."""
-    raw = configs.merge(COMMON, {"seed": seed})
+    raw = copy.deepcopy(COMMON) | {"seed": seed}
     raw["training"]["stages"][0]["length"] = f"{steps} steps"
-    if ROWS[row]["method"].get("kind"):
-        raw["method"] = {key: raw["method"][key] for key in ("latent", "generator")}  # no discriminator there
+    if kind := ROWS[row]["method"].get("kind"):  # no discriminator there, but the same generator and latent
+        raw["method"] = {"kind": kind} | {key: raw["method"][key] for key in ("latent", "generator")}
     return configs.validate(configs.merge(raw, ROWS[row]), row)
 
 

@@ -147,8 +147,8 @@ def test_interrupt_is_exit_code_130(
 @pytest.mark.slow
 def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
     """SIGINT to the program in the middle of many files: whole files, one line, exit code 130, and it goes on."""
-    for number in range(400):
-        write_image(folder / f"x{number:03d}.png", np.zeros((128, 128, 3), np.uint8))
+    for number in range(800):
+        write_image(folder / f"x{number:03d}.png", np.zeros((256, 256, 3), np.uint8))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "translate", "convert", str(weights), str(folder), str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -159,7 +159,7 @@ def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error and "stopped: " in error
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert f"stopped: {len(files)} of 403" in error
+    assert f"stopped: {len(files)} of 803" in error
     for path in files:
         assert read_image(path).pixels.shape[2] == 3
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -100,6 +101,17 @@ def test_initialisation_draws_the_deviation_of_its_formula(
     if kind == "orthogonal":
         rows = convolution.weight.flatten(1) / 0.02
         torch.testing.assert_close(rows @ rows.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(50, 4000), lambda: nn.Conv2d(8, 500, 3)])
+def test_uniform_is_what_torch_draws(make: Callable[[], nn.Linear | nn.Conv2d]) -> None:
+    torch.manual_seed(0)
+    ours, torchs = make(), make()
+    InitialisationSettings(kind="uniform").apply(ours)
+    for name in ("weight", "bias"):
+        one, two = getattr(ours, name), getattr(torchs, name)
+        assert one.std().item() == pytest.approx(two.std().item(), rel=0.05)
+        assert one.abs().max().item() == pytest.approx(two.abs().max().item(), rel=0.01)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(4096), nn.GroupNorm(32, 4096)])

@@ -56,8 +56,8 @@ def test_generator_is_relu_layers_with_a_tanh_for_images_only() -> None:
         linear = [layer for layer in generator.modules() if isinstance(layer, nn.Linear)]
         expected = latent
         for layer in linear[:-1]:
-            expected = (expected @ layer.weight.T).clamp(min=0)
-        expected = expected @ linear[-1].weight.T
+            expected = (expected @ layer.weight.T + layer.bias).clamp(min=0)
+        expected = expected @ linear[-1].weight.T + linear[-1].bias
         samples = generator(latent).flatten(1)
         torch.testing.assert_close(samples, expected if shape == (2,) else expected.tanh())
 

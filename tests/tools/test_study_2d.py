@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
-from study_2d import COMMON, ROWS, SAMPLES, config_of, coverage, table
+from study_2d import COMMON, ROWS, SAMPLES, WIDTHS, config_of, coverage, table
 
 from translate.data import ToySettings
+from translate.settings import parse_span
 
 CENTRES, DEVIATION = ToySettings().modes()
 
@@ -41,10 +42,12 @@ def test_a_stray_sample_finds_no_mode_and_nan_is_of_no_quality() -> None:
 def test_all_rows_share_generator_data_and_budget(row: str) -> None:
     config = config_of(row, seed=1, steps=300)
     common = config_of("non-saturating", seed=1, steps=300)
-    assert config.method.generator == common.method.generator  # type: ignore[union-attr]
-    assert config.method.latent == common.method.latent  # type: ignore[union-attr]
+    assert config.method.generator == common.method.generator
+    assert config.method.latent == common.method.latent
     assert (config.data, config.training) == (common.data, common.training)
-    assert config.training.stages[0].length.count == 300
+    if config.method.kind == "gan":
+        assert config.method.discriminator.hidden == WIDTHS
+    assert config.training.stages[0].length == parse_span("300 steps")
     assert COMMON["training"]["stages"][0]["length"] == "4000 steps"  # making a row's config changes nothing here
 
 

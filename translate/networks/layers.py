@@ -130,14 +130,16 @@ NORM_DEVIATION = 0.02
 class InitialisationSettings(Settings):
     """How the weights of a new network are drawn."""
 
-    kind: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
-    """`normal`: deviation `gain`; `xavier`, `orthogonal`: scaled by it; `kaiming`: variance 2 / fan in."""
+    kind: Literal["normal", "xavier", "kaiming", "orthogonal", "uniform"] = "normal"
+    """`normal`: deviation `gain`; `xavier`, `orthogonal`: scaled by it; `kaiming`: variance 2 / fan in; `uniform`: in
+    +-1 / sqrt(fan in), biases too, as torch draws a new layer."""
     gain: float = Field(default=0.02, gt=0)
     """Standard deviation or scale of the weights. The gains of norms have the deviation 0.02 whatever it is."""
 
     @torch.no_grad()
     def apply(self, module: nn.Module) -> None:
-        """Draw all convolution, linear, embedding and norm weights of `module` anew, in place; biases become 0.
+        """Draw all convolution, linear, embedding and norm weights of `module` anew, in place; biases become 0 (but for
+        `uniform`).
 
         An embedding is drawn like a linear layer that reads one-hot classes, its fan in being its width, as the
         projection critic is (Miyato & Koyama, arXiv 1802.05637). Conditional and virtual batch norm are none of
@@ -149,26 +151,43 @@ class InitialisationSettings(Settings):
         for layer in module.modules():
             if isinstance(layer, _DRAWN):
                 self._draw(layer)
-                if not isinstance(layer, nn.Embedding) and layer.bias is not None:
+                if isinstance(layer, nn.Embedding) or layer.bias is None:
+                    continue
+                if self.kind == "uniform":
+                    bound = _uniform_bound(_stored(layer))
+                    nn.init.uniform_(layer.bias, -bound, bound)
+                else:
                     nn.init.zeros_(layer.bias)
             elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)) and layer.affine:
                 nn.init.normal_(layer.weight, 1.0, NORM_DEVIATION)
                 nn.init.zeros_(layer.bias)
 
     def _draw(self, layer: nn.Module) -> None:
-        spectral = parametrize.is_parametrized(layer, "weight")
-        weight = layer.parametrizations["weight"].original if spectral else layer.weight  # type: ignore[index,union-attr]
-        assert isinstance(weight, Tensor)
+        weight = _stored(layer)
         if self.kind == "normal":
             nn.init.normal_(weight, 0.0, self.gain)
         elif self.kind == "xavier":
             nn.init.xavier_normal_(weight, self.gain)
         elif self.kind == "kaiming":
             nn.init.kaiming_normal_(weight)
+        elif self.kind == "uniform":
+            nn.init.uniform_(weight, -_uniform_bound(weight), _uniform_bound(weight))
         else:
             nn.init.orthogonal_(weight, self.gain)
-        if spectral and layer.training:
+        if parametrize.is_parametrized(layer, "weight") and layer.training:
             # Each look at the weight is one power iteration: the singular vectors must follow the new weight.
             # Torch itself starts with 15 of them.
             for _ in range(15):
                 _ = layer.weight
+
+
+def _stored(layer: nn.Module) -> Tensor:
+    """The weight that is a parameter: under spectral norm the one before its division."""
+    spectral = parametrize.is_parametrized(layer, "weight")
+    weight = layer.parametrizations["weight"].original if spectral else layer.weight  # type: ignore[index,union-attr]
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _uniform_bound(weight: Tensor) -> float:
+    return float(weight[0].numel() ** -0.5)  # (out, in, ...): the inputs of one output

@@ -30,7 +30,7 @@ class MLPGeneratorSettings(Settings):
     """Width of each hidden layer (the paper's MNIST generator: twice 1200)."""
     activation: ActivationName = "relu"
     norm: DenseNormName = "none"
-    initialisation: InitialisationSettings = InitialisationSettings(kind="kaiming")
+    initialisation: InitialisationSettings = InitialisationSettings(kind="uniform")
 
     def build(self, latent: int, shape: Shape, classes: int | None = None) -> LatentGenerator:
         """A new generator (N, latent) -> (N, *shape), weights drawn; with `classes` its batch norm is conditional.
@@ -51,7 +51,7 @@ class MLPCriticSettings(CriticBaseSettings):
     norm: DenseNormName = "none"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Rate of the dropout after each hidden layer (the paper's MNIST discriminator: 0.5)."""
-    initialisation: InitialisationSettings = InitialisationSettings(kind="kaiming")
+    initialisation: InitialisationSettings = InitialisationSettings(kind="uniform")
 
     def trunk(self, shape: Shape) -> tuple[nn.Module, int]:
         """(N, *shape) -> its last hidden layer (N, F), and F."""
