@@ -11,10 +11,9 @@ Measured on 10,000 samples of the averaged generator, each sample counted to the
 
 - high quality: the share within 3 standard deviations of its mode (VEEGAN, Srivastava et al. 2017, arXiv 1705.07761,
   section 4.1). Of the true law it is 1 - exp(-9/2) = 98.9 %: the distance of two dimensions is Rayleigh's.
-- modes: those that at least 20 high-quality samples belong to, a twentieth of a mode's fair share. (VEEGAN and PacGAN,
-  Lin et al. 2018, arXiv 1712.04086, section 4.1, are content with one.)
-- reverse KL: KL(shares of the modes in the samples || uniform), nats (PacGAN, section 4.1). Of 10,000 samples of the
-  true law its mean is 24 / 20,000 = 0.0012.
+- modes: those that any high-quality sample belongs to (VEEGAN, section 4.1). That is generous; the next one is not.
+- reverse KL: KL(shares of the modes in the samples || uniform), nats (PacGAN, Lin et al. 2018, arXiv 1712.04086,
+  section 4.1). Of 10,000 samples of the true law its mean is 24 / 20,000 = 0.0012.
 
 The table has the mean of the seeds and the range.
 """
@@ -45,8 +44,6 @@ from translate.run import Run, build_for_inference, load_weights
 from translate.training.trainer import Trainer
 
 SAMPLES = 10_000
-FAIR_SHARE = 0.05
-"""A mode counts as found from this part of its fair share of the samples on, all of high quality."""
 WITHIN = 3.0
 """Standard deviations."""
 
@@ -79,7 +76,7 @@ COMMON: dict[str, Any] = {
 
 R1: dict[str, Any] = {"kind": "r1", "weight": 0.1}
 R2: dict[str, Any] = {"kind": "r2", "weight": 0.1}
-GP: dict[str, Any] = {"kind": "gradient-penalty", "weight": 0.1}
+GP: dict[str, Any] = {"kind": "gradient-penalty", "weight": 1.0}
 DRAGAN: dict[str, Any] = {"kind": "dragan", "weight": 0.1}
 SPECTRAL: dict[str, Any] = {"discriminator": {"spectral_norm": True}}
 
@@ -106,7 +103,6 @@ FREE: dict[str, dict[str, Any]] = {
     "f-gan kl": game(f_gan("kl")),
     "f-gan reverse-kl": game(f_gan("reverse-kl")),
     "f-gan pearson": game(f_gan("pearson")),
-    "f-gan squared-hellinger": game(f_gan("squared-hellinger")),
     "f-gan jensen-shannon": game(f_gan("jensen-shannon")),
     "relativistic": game("relativistic"),
     "relativistic-average": game("relativistic-average"),
@@ -119,12 +115,9 @@ HELD: dict[str, dict[str, Any]] = {
     "least-squares + r1": game("least-squares", R1),
     "hinge + r1": game("hinge", R1),
     "f-gan kl + r1": game(f_gan("kl"), R1),
-    "f-gan pearson + r1": game(f_gan("pearson"), R1),
     "f-gan jensen-shannon + r1": game(f_gan("jensen-shannon"), R1),
-    "relativistic-average + r1": game("relativistic-average", R1),
     "relativistic + r1 + r2": game("relativistic", R1, R2),
     "wasserstein + gradient penalty": game("wasserstein", GP),
-    "non-saturating + gradient penalty": game("non-saturating", GP),
     "non-saturating + dragan": game("non-saturating", DRAGAN),
     "non-saturating + spectral norm": game("non-saturating", **SPECTRAL),
     "hinge + spectral norm": game("hinge", **SPECTRAL),
@@ -179,7 +172,7 @@ def coverage(samples: Tensor, centres: Tensor, deviation: float) -> Coverage:
     distances = (samples[:, None].double() - centres[None].double()).norm(dim=2).nan_to_num(torch.inf)  # (N, K)
     distance, nearest = distances.min(dim=1)
     good = distance <= WITHIN * deviation
-    found = torch.bincount(nearest[good], minlength=modes) >= max(1, FAIR_SHARE * count / modes)
+    found = torch.bincount(nearest[good], minlength=modes) > 0
     shares = torch.bincount(nearest, minlength=modes).double() / count
     kl = torch.special.xlogy(shares, shares * modes).sum()
     return Coverage(int(found.sum()), float(good.double().mean()), float(kl))

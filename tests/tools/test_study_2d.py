@@ -32,9 +32,9 @@ def test_a_sample_is_of_high_quality_up_to_three_deviations() -> None:
     assert coverage(samples, CENTRES, DEVIATION) == (25, 0.5, pytest.approx(0.0, abs=1e-12))
 
 
-def test_a_stray_sample_finds_no_mode_and_nan_is_of_no_quality() -> None:
+def test_one_sample_finds_a_mode_and_nan_is_of_no_quality() -> None:
     samples = torch.cat([CENTRES[:1].repeat(999, 1), CENTRES[1:2]])
-    assert coverage(samples, CENTRES, DEVIATION).modes == 1
+    assert coverage(samples, CENTRES, DEVIATION).modes == 2
     assert coverage(torch.full((100, 2), torch.nan), CENTRES, DEVIATION)[:2] == (0, 0.0)
 
 

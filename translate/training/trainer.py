@@ -621,9 +621,8 @@ def plan(config: Config) -> list[str]:
 
     trainer = Trainer(config, _Silent())
     lines = [f"data: {trainer.epoch:,} training samples"]
-    lines[0] += (
-        f", {len(trainer.validation_set):,} to validate on" if trainer.validation_set is not None else ", no validation"
-    )
+    measured = trainer.validation_set if trainer.method.sides else None
+    lines[0] += f", {len(measured):,} to validate on" if measured is not None else ", no validation"
     lines += [f"{name}: {count_parameters(player):,} parameters" for name, player in trainer.method.players.items()]
     lines.append(
         f"device {trainer.device}, {str(trainer.dtype).removeprefix('torch.')}, {trainer.batch} images in a step"
