@@ -321,7 +321,7 @@ class Trainer:
             for buffer, kept in zip(self._state_buffers, self._kept_buffers, strict=True):
                 buffer.copy_(torch.where(finite, buffer, kept))
         if self.processes.world > 1:
-            # Statistics are vectors and numbers. What has more dimensions is a choice: a virtual batch norm's reference.
+            # Statistics are vectors and numbers. What has more dimensions is a choice (virtual batch norm's reference).
             distributed.average([b for b in self._state_buffers if b.is_floating_point() and b.ndim <= 1])
         failed = (~finite).float()
         self.skipped += failed
