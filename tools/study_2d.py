@@ -133,10 +133,6 @@ OTHER: dict[str, dict[str, Any]] = {
         discriminator={"bottleneck": 64},
         bottleneck={"information": 0.5, "rate": 1e-4},
     ),
-    "non-saturating + minibatch discrimination": game(
-        "non-saturating", discriminator={"minibatch_discrimination": {"kernels": 16, "dimensions": 4}}
-    ),
-    "non-saturating + unrolling": game("non-saturating", unrolling={"steps": 3, "rate": 1e-2}),
     "moment matching": alone("moment-matching", bandwidths=[0.1, 0.25, 0.5, 1.0, 2.0, 4.0]),
     "imle": alone("imle", candidates=1024),
 }
