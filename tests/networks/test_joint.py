@@ -44,11 +44,11 @@ def test_joint_logits_equal_the_formula() -> None:
 
     def layer(value: Tensor, linear: nn.Module) -> Tensor:
         assert isinstance(linear, nn.Linear)
-        return functional.leaky_relu(value @ linear.weight.T, 0.2)  # all biases start at 0
+        return functional.leaky_relu(value @ linear.weight.T + linear.bias, 0.2)
 
     of_z = layer(layer(z, critic.latent[0]), critic.latent[2])
     joint = layer(torch.cat([critic.features(x)[0], of_z], dim=1), critic.joint[0])
-    torch.testing.assert_close(critic(x, z), joint @ critic.score.weight.T)
+    torch.testing.assert_close(critic(x, z), joint @ critic.score.weight.T + critic.score.bias)
 
 
 def test_both_halves_of_the_pair_count() -> None:

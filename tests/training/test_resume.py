@@ -115,7 +115,7 @@ def test_a_killed_run_ends_in_the_same_bytes(workers: int, root: Path, tmp_path:
     kills = 24 if workers == 0 else 6
     long = {
         "data": {"workers": workers},
-        "training": {"stages": [{**stage, "length": "20 steps"} for stage in ALL_ON["training"]["stages"]]},
+        "training": {"stages": [{**stage, "length": "60 steps"} for stage in ALL_ON["training"]["stages"]]},
         "checkpoints": {"every": "1 steps"},
     }
     config = tiny(root, ALL_ON, long)
