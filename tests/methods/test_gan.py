@@ -247,6 +247,14 @@ def test_unrolling_is_the_gradient_through_the_discriminator_s_step() -> None:
             assert float((above - below) / 2e-2) == pytest.approx(float(gradient[place]), rel=1e-2, abs=1e-4)
 
 
+def test_unrolling_leaves_the_other_terms_as_they_are() -> None:
+    parts = {"feature_matching_weight": 1.0, "codes": {"categorical": [2]}}
+    found = terms_of(make(unrolling={"steps": 1}, **parts), points(), "generator")
+    plain = terms_of(make(**parts), points(), "generator")
+    assert set(found) == set(plain) == {"adversarial", "feature_matching", "information"}
+    torch.testing.assert_close(found["feature_matching"], plain["feature_matching"])
+
+
 def test_unrolling_leaves_the_discriminator_as_it_was() -> None:
     method = make(unrolling={"steps": 3})
     before = {name: tensor.clone() for name, tensor in method.critic.state_dict().items()}

@@ -240,15 +240,17 @@ class GAN(GenerativeMethod):
 
     def _generator_losses(self, real: Tensor, fake: Tensor, latent: Tensor, label: Tensor | None) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        if self.settings.unrolling:
-            logits, real_logits = self._unrolled(self.settings.unrolling, real, fake, label)
-            return {"adversarial": self.objective.generator(logits, real_logits)}
+        unrolling = self.settings.unrolling
+        if unrolling and self.active("adversarial"):
+            terms["adversarial"] = self.objective.generator(*self._unrolled(unrolling, real, fake, label))
+            if not any(self.active(term) for term in ("feature_matching", "pulling_away", "classes", "information")):
+                return terms
         of_fake = self.judge(fake, label)
         of_real: Judgement | None = None
         if self.objective.needs_real or self.active("feature_matching"):
             with torch.no_grad():
                 of_real = self.judge(real, label)
-        if self.active("adversarial"):
+        if not unrolling and self.active("adversarial"):
             terms["adversarial"] = self.objective.generator(of_fake.logits, of_real and of_real.logits)
         if of_real is not None and self.active("feature_matching"):
             terms["feature_matching"] = mean_feature_matching(of_real.features, of_fake.features)
