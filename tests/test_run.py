@@ -140,7 +140,7 @@ def test_a_state_that_would_run_code_is_never_unpickled(run: Run, tmp_path: Path
     with (newest / "trainer.pt").open("wb") as stream:
         pickle.dump(Evil(), stream, protocol=2)
     manifest = json.loads((newest / "manifest.json").read_text())
-    manifest["trainer.pt"] = runs._sha256(newest / "trainer.pt")  # its author could write this too
+    manifest["trainer.pt"] = runs.sha256(newest / "trainer.pt")  # its author could write this too
     (newest / "manifest.json").write_text(json.dumps(manifest))
     warnings: list[str] = []
     found = run.load_checkpoint(warn=warnings.append)
@@ -315,4 +315,4 @@ def test_the_checksum_is_sha256_on_any_python(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than one block of the reader
     (tmp_path / "file").write_bytes(content)
     expected = hashlib.sha256(content).hexdigest()
-    assert runs._sha256(tmp_path / "file") == expected
+    assert runs.sha256(tmp_path / "file") == expected

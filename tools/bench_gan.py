@@ -84,11 +84,7 @@ def make_trainer(case: Case, folder: Path, device: str, changes: list[str]) -> A
 
     from translate import config
     from translate.data.images import write_image
-    from translate.training.trainer import Trainer
-
-    class Silent:
-        def progress(self, progress: Any) -> None: ...
-        def message(self, text: str) -> None: ...
+    from translate.training.trainer import Silent, Trainer
 
     write_image(folder / "train" / "0.png", np.zeros((case.size, case.size, 3), np.uint8))
     fixed = [

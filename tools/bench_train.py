@@ -77,11 +77,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
     from translate import config
     from translate.data.images import write_image
     from translate.devices import keep_freed_memory
-    from translate.training.trainer import Trainer
-
-    class Silent:
-        def progress(self, progress: Any) -> None: ...
-        def message(self, text: str) -> None: ...
+    from translate.training.trainer import Silent, Trainer
 
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:

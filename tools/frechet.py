@@ -33,7 +33,7 @@ from translate.data.loader import evaluation_batches
 from translate.data.spec import ImageSpec, Split
 from translate.errors import UserError
 from translate.inference.sampler import Sampler
-from translate.run import load_weights
+from translate.run import load_weights, sha256
 
 WIDTH = 64
 EPOCHS, BATCH, RATE = 4, 128, 1e-3
@@ -149,7 +149,7 @@ def extractor(data: FolderSettings, cache: Path) -> tuple[Classifier, str]:
         temporary.replace(file)
     classifier = Classifier(data.shape(), len(data.class_names))
     classifier.load_state_dict(load_file(file))
-    return classifier.eval(), f"{file.name} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]})"
+    return classifier.eval(), f"{file.name} (sha256 {sha256(file)[:12]})"
 
 
 class Seen(NamedTuple):

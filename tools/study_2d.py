@@ -41,7 +41,7 @@ from translate.data import ToySettings
 from translate.data.images import write_image
 from translate.methods.generative import GenerativeMethod, scatter
 from translate.run import Run, build_for_inference, load_weights
-from translate.training.trainer import Trainer
+from translate.training.trainer import Silent, Trainer
 
 SAMPLES = 10_000
 WITHIN = 3.0
@@ -177,11 +177,6 @@ def coverage(samples: Tensor, centres: Tensor, deviation: float) -> Coverage:
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
-
-
-class Silent:
-    def progress(self, progress: Any) -> None: ...
-    def message(self, text: str) -> None: ...
 
 
 def train(config: Config, seed: int) -> tuple[Tensor, float]:

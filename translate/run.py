@@ -120,7 +120,7 @@ class Run:
             temporary.mkdir(parents=True)
             save_file(_plain(model), temporary / "model.safetensors")
             torch.save(dict(trainer), temporary / "trainer.pt")
-            manifest = {name: _sha256(temporary / name) for name in _CHECKPOINT_FILES}
+            manifest = {name: sha256(temporary / name) for name in _CHECKPOINT_FILES}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for path in temporary.iterdir():
                 _flush_to_disk(path)
@@ -156,7 +156,7 @@ class Run:
             try:
                 manifest = json.loads((path / "manifest.json").read_text())
                 for name in _CHECKPOINT_FILES:
-                    if not isinstance(manifest, dict) or manifest.get(name) != _sha256(path / name):
+                    if not isinstance(manifest, dict) or manifest.get(name) != sha256(path / name):
                         raise ValueError(f"{name} does not match its checksum")
                 model = load_file(path / "model.safetensors", device=str(device or "cpu"))
                 trainer = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
@@ -271,7 +271,8 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:  # Python 3.10 has no hashlib.file_digest
         while block := stream.read(1 << 20):

@@ -134,17 +134,14 @@ def _resumed_config(run: Run, changes: list[str]) -> Config:
 @contextmanager
 def _watcher(quiet: bool) -> Iterator[Watcher]:
     if quiet:
-        yield _Silence()
+        from translate.training.trainer import Silent
+
+        yield Silent()
     elif sys.stderr.isatty():
         with _Bar() as bar:
             yield bar
     else:
         yield _Lines()
-
-
-class _Silence:
-    def progress(self, progress: Progress) -> None: ...
-    def message(self, text: str) -> None: ...
 
 
 class _Lines:

@@ -41,13 +41,9 @@ class LabelledFiles(Settings):
     """The path of the labels of all of them."""
 
 
-class IdxArchive(Settings):
-    """MNIST's own format: a big-endian header (type and number of dimensions, then each dimension), then bytes.
+class _SplitArchive(Settings):
+    """An archive that has files of their own for each split."""
 
-    Source: the page of LeCun, Cortes and Burges, "The IDX file format".
-    """
-
-    layout: Literal["idx"]
     train: LabelledFiles
     test: LabelledFiles
 
@@ -55,6 +51,15 @@ class IdxArchive(Settings):
     def files(self) -> list[str]:
         """The paths that are needed."""
         return [path for split in (self.train, self.test) for path in (*split.images, split.labels)]
+
+
+class IdxArchive(_SplitArchive):
+    """MNIST's own format: a big-endian header (type and number of dimensions, then each dimension), then bytes.
+
+    Source: the page of LeCun, Cortes and Burges, "The IDX file format".
+    """
+
+    layout: Literal["idx"]
 
     def read(self, files: Files, size: int) -> dict[SplitName, Labelled]:
         """Grey images (N, size, size, 1) and labels; raises UserError where a file is not as it should be."""
@@ -67,17 +72,10 @@ class IdxArchive(Settings):
         return {"train": split(self.train), "test": split(self.test)}
 
 
-class PngRowsArchive(Settings):
+class PngRowsArchive(_SplitArchive):
     """Each row of an RGB picture is one square image, its pixels line by line; the labels are a JSON list."""
 
     layout: Literal["png-rows"]
-    train: LabelledFiles
-    test: LabelledFiles
-
-    @property
-    def files(self) -> list[str]:
-        """The paths that are needed."""
-        return [path for split in (self.train, self.test) for path in (*split.images, split.labels)]
 
     def read(self, files: Files, size: int) -> dict[SplitName, Labelled]:
         """RGB images (N, size, size, 3) and labels; raises UserError where a file is not as it should be."""

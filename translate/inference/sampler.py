@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import io
 import json
 import math
@@ -156,7 +155,7 @@ class Sampler:
         Raises:
             UserError: for what is no weights file, or a model that translates images.
         """
-        from translate.run import build_for_inference, load_weights  # the whole config: only when loading
+        from translate.run import build_for_inference, load_weights, sha256  # the whole config: only when loading
 
         weights = load_weights(Path(path))
         method = build_for_inference(weights)
@@ -174,7 +173,7 @@ class Sampler:
             batch_size=batch_size,
             facts={
                 "model": str(weights.path),
-                "sha256": hashlib.sha256(weights.path.read_bytes()).hexdigest(),
+                "sha256": sha256(weights.path),
                 "name": weights.config.name,
                 "step": weights.step,
                 "images seen": weights.images,

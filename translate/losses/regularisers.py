@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from translate.errors import UserError
+from translate.networks.layers import stored_weight
 from translate.settings import Settings
 
 Player = Literal["generator", "discriminator"]
@@ -91,10 +91,7 @@ def _filters(module: nn.Module) -> Iterator[Tensor]:
     """The stored weight of each convolution and linear layer as (out, in * kernel)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            if parametrize.is_parametrized(layer, "weight"):
-                weight: Tensor = layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
-            else:
-                weight = layer.weight
+            weight = stored_weight(layer)
             if isinstance(layer, nn.ConvTranspose2d):
                 weight = weight.transpose(0, 1)  # (in, out, ...) -> (out, in, ...)
             yield weight.flatten(1)

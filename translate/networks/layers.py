@@ -154,7 +154,7 @@ class InitialisationSettings(Settings):
                 if isinstance(layer, nn.Embedding) or layer.bias is None:
                     continue
                 if self.kind == "uniform":
-                    bound = _uniform_bound(_stored(layer))
+                    bound = _uniform_bound(stored_weight(layer))
                     nn.init.uniform_(layer.bias, -bound, bound)
                 else:
                     nn.init.zeros_(layer.bias)
@@ -163,7 +163,7 @@ class InitialisationSettings(Settings):
                 nn.init.zeros_(layer.bias)
 
     def _draw(self, layer: nn.Module) -> None:
-        weight = _stored(layer)
+        weight = stored_weight(layer)
         if self.kind == "normal":
             nn.init.normal_(weight, 0.0, self.gain)
         elif self.kind == "xavier":
@@ -181,7 +181,7 @@ class InitialisationSettings(Settings):
                 _ = layer.weight
 
 
-def _stored(layer: nn.Module) -> Tensor:
+def stored_weight(layer: nn.Module) -> Tensor:
     """The weight that is a parameter: under spectral norm the one before its division."""
     spectral = parametrize.is_parametrized(layer, "weight")
     weight = layer.parametrizations["weight"].original if spectral else layer.weight  # type: ignore[index,union-attr]

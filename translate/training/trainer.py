@@ -620,7 +620,7 @@ def plan(config: Config) -> list[str]:
     """What `--dry-run` says: the sizes of all that a run would do, after building every part of it once."""
     from translate.networks import count_parameters
 
-    trainer = Trainer(config, _Silent())
+    trainer = Trainer(config, Silent())
     lines = [f"data: {trainer.epoch:,} training samples"]
     measured = trainer.validation_set if trainer.method.sides else None
     lines[0] += f", {len(measured):,} to validate on" if measured is not None else ", no validation"
@@ -634,6 +634,8 @@ def plan(config: Config) -> list[str]:
     return lines
 
 
-class _Silent:
+class Silent:
+    """A watcher that says nothing."""
+
     def progress(self, progress: Progress) -> None: ...
     def message(self, text: str) -> None: ...
