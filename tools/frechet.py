@@ -3,11 +3,10 @@
     python tools/frechet.py RUN [RUN ...] [--data data/mnist] [-n 10000] [--seed 0] [--cache ~/.cache/...] [--json]
 
 The extractor is the network `Classifier` below, trained here once on the runs' training split (class folders) from seed
-0, and kept in the cache folder; its features are the 64 values before the last layer. The distance is that between two
-Gaussians with the features' means and covariances (Heusel et al. 2017, arXiv 1706.08500, eq. 6). It is comparable only
-among runs measured with the same extractor and the same n (both are printed): a finite n alone makes some (dimensions)²
-/ n of it, which the floor shows, the distance of as many real training images to the real test images. It is no FID,
-which is defined on Inception's features.
+0, and kept in the cache folder; its features are the 64 values before the last layer. The distance is that of
+`translate.metrics.frechet`. It is comparable only among runs measured with the same extractor and the same n (both are
+printed): a finite n alone makes some (dimensions)² / n of it, which the floor shows, the distance of as many real
+training images to the real test images. It is no FID, which is defined on Inception's features.
 
 Beside it, what the classifier sees: the entropy of its class histogram (nats; a generator that loses classes has less
 than the data) and its mean confidence.
@@ -33,6 +32,7 @@ from translate.data.loader import evaluation_batches
 from translate.data.spec import ImageSpec, Split
 from translate.errors import UserError
 from translate.inference.sampler import Sampler
+from translate.metrics.frechet import FeatureStatistics, Gaussian, frechet_distance
 from translate.run import load_weights, sha256
 
 WIDTH = 64
@@ -63,35 +63,6 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.last(self.features(x)))
-
-
-# ---- the distance ----------------------------------------------------------------------------------------------------
-
-
-class Gaussian(NamedTuple):
-    """Mean (D,) and covariance (D, D), float64."""
-
-    mean: Tensor
-    covariance: Tensor
-
-
-def fit(features: Tensor) -> Gaussian:
-    """The Gaussian of features (N, D); the covariance is the unbiased one."""
-    features = features.double()
-    return Gaussian(features.mean(0), torch.cov(features.T))
-
-
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
-
-    The trace of the root of C_a C_b is that of R C_b R, where R = C_a^(1/2): they have the same eigenvalues, and the
-    second is symmetric.
-    """
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    overlap = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * overlap
-    return float(distance)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -168,10 +139,12 @@ class Seen(NamedTuple):
 def look(classifier: Classifier, images: Tensor) -> Seen:
     """Images (N, C, H, W) in [-1, 1]."""
     features = torch.cat([classifier.features(part) for part in images.split(500)])
+    statistics = FeatureStatistics(WIDTH)
+    statistics.add(features)
     probabilities = classifier.last(features).softmax(1)
     confidence, classes = probabilities.max(1)
     shares = torch.bincount(classes, minlength=probabilities.shape[1]).double() / len(images)
-    return Seen(fit(features), float(torch.special.entr(shares).sum()), float(confidence.mean()), classes)
+    return Seen(statistics.gaussian(), float(torch.special.entr(shares).sum()), float(confidence.mean()), classes)
 
 
 def main() -> None:

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torchvision
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from translate.errors import UserError
 from translate.losses.perceptual import PerceptualSettings
+from translate.pretrained import store
 
 
 def vgg(name: str, first: int) -> nn.Sequential:
@@ -119,6 +120,25 @@ def test_pth_reads_like_safetensors_and_the_checksum_is_checked(small: Path, tmp
     assert losses[0] == losses[1]
     with pytest.raises(UserError, match=f"vgg.pth: the SHA-256 is {digest}"):
         PerceptualSettings(weights=path, sha256="0" * 64, layers={"relu1_2": 1}).build()
+
+
+def test_weights_left_out_are_those_of_the_store(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = PerceptualSettings(layers={"relu1_2": 1})
+    with pytest.raises(UserError, match=r"^vgg19: .* not on this machine; .*'translate weights get vgg19'$"):
+        settings.build()
+    monkeypatch.setattr(store, "_convert", lambda name, path: (load_file(path), ""))  # which asks for the whole network
+    store.get("vgg19", source=small)
+    fake, real = images(1, 3, 8, 8), images(1, 3, 8, 8).flip(-1)
+    named = PerceptualSettings(weights=small, layers={"relu1_2": 1})
+    assert settings.build()(fake, real) == named.build()(fake, real)
+
+
+def test_what_the_store_lacks_needs_a_file() -> None:
+    with pytest.raises(ValidationError, match="'translate weights' has no vgg16: name a file"):
+        PerceptualSettings(network="vgg16", layers={"relu3_3": 1})
+    with pytest.raises(ValidationError, match="'sha256' is the checksum of a file"):
+        PerceptualSettings(sha256="0" * 64)
 
 
 def test_missing_file_says_what_to_do(tmp_path: Path) -> None:

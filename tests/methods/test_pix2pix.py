@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from translate.data import FolderSettings, PairedSettings
+from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.methods.base import Turn, visible
+from translate.methods.base import Turn
 from translate.methods.pix2pix import Pix2Pix, Pix2PixSettings
 
 torch.set_num_threads(1)

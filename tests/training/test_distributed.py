@@ -18,9 +18,9 @@ import torch.multiprocessing
 from tiny import Listener, tiny, train, write_pairs
 
 from translate import config as configs
+from translate import distributed
+from translate.distributed import ALONE, average, barrier, from_leader, processes
 from translate.run import Run
-from translate.training import distributed
-from translate.training.distributed import ALONE, average, barrier, from_leader, processes
 from translate.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]

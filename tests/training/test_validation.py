@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tiny import ALL_ON, Listener, make_run, tiny, train, write_pairs
+from tiny import ALL_ON, SMALL, Listener, make_run, tiny, train, write_pairs
 from torch import Tensor, nn
 
 from translate import config as configs
@@ -21,13 +23,15 @@ from translate.config import Config
 from translate.data.images import to_device
 from translate.data.loader import evaluation_batches
 from translate.data.spec import ImageSpec
+from translate.errors import UserError
 from translate.inference.translator import Translator
 from translate.losses.perceptual import PerceptualSettings, _positions
-from translate.methods.base import run_padded
+from translate.methods.base import Comparison, Method, run_padded
 from translate.methods.pix2pix import Pix2Pix
+from translate.metrics.protocol import ProtocolSettings
 from translate.run import Run, build_for_inference, load_weights
 from translate.training.trainer import Trainer
-from translate.training.validation import better, validate
+from translate.training.validation import ValidationSettings, Validator, better
 
 CPU = torch.device("cpu")
 
@@ -141,21 +145,107 @@ def test_no_number_is_better_than_a_number(number: float) -> None:
     assert better("ssim", 0.6, 0.5) and better("psnr", 1.0, None)
 
 
+class Copy(Method):
+    """Outputs are the inputs; in two parts, of which the second is no pair."""
+
+    compares: ClassVar[dict[str, bool]] = {"": True, "apart": False}
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        assert not self.training
+        return {
+            "": Comparison(batch["A"], batch["B"], ImageSpec()),
+            "apart": Comparison(torch.randn(batch["B"].shape, generator=chance), batch["B"], ImageSpec()),
+        }
+
+    turns = losses = previews = exported = Method.comparisons  # type: ignore[assignment]  # not used here
+
+
+def batch_of(a: int, b: int, count: int = 2) -> dict[str, Any]:
+    sides = {side: torch.full((count, 16, 16, 3), level, dtype=torch.uint8) for side, level in (("A", a), ("B", b))}
+    return {**sides, "name": [str(number) for number in range(count)]}
+
+
+SPECS = {"A": ImageSpec(), "B": ImageSpec()}
+
+
 def test_validation_leaves_the_mode_as_it_was_and_measures_in_eval() -> None:
-    class Copy(nn.Module):
-        multiple, smallest, scale = 1, 1, 1
-
-        def forward(self, x: Tensor) -> Tensor:
-            assert not self.training
-            return x
-
-    batch = {side: torch.full((2, 16, 16, 3), level, dtype=torch.uint8) for side, level in (("A", 51), ("B", 102))}
-    network = Copy()
-    values = validate(network, [batch], ("A", "B"), {"A": ImageSpec(), "B": ImageSpec()}, CPU, torch.float32)
-    assert network.training
+    method = Copy()
+    validator = Validator(ValidationSettings(), method.compares, CPU)
+    values = validator(method, [batch_of(51, 102)], SPECS, torch.float32)
+    assert method.training
     assert values["l1"] == pytest.approx(0.2, rel=1e-5)
     assert values["psnr"] == pytest.approx(-20 * np.log10(0.2), rel=1e-5)
-    assert validate(network, [], ("A", "B"), {}, CPU, torch.float32) == {}
+    assert values["best"] == values["l1"]  # the first of the defaults
+    assert set(values) == {"l1", "psnr", "ssim", "best"}
+    assert validator(method, [], SPECS, torch.float32) == {}
+
+
+class Means(nn.Module):
+    """Two features of an image: the mean of its first channel, and of the others."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([images[:, 0].mean((1, 2)), images[:, 1:].mean((1, 2, 3))], dim=1)
+
+
+def test_sets_are_validated_too_and_their_noise_is_the_same_each_time() -> None:
+    protocol = ProtocolSettings(features=f"{__name__}:Means")
+    settings = ValidationSettings(measures=["frechet", "l1"], protocol=protocol)
+    method = Copy()
+    validator = Validator(settings, method.compares, CPU)
+    batches = [batch_of(0, 100), batch_of(90, 200, 3)]
+    values = validator(method, batches, SPECS, torch.float32)
+    assert set(values) == {"frechet", "apart/frechet", "l1", "best"}
+    # Of the pairs' sets by hand: five points on the diagonal each, Gaussians of rank one.
+    a, b = np.array([0, 0, 90, 90, 90]) / 127.5 - 1, np.array([100, 100, 200, 200, 200]) / 127.5 - 1
+    expected = 2 * ((a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2)
+    assert values["frechet"] == pytest.approx(expected, rel=1e-5)
+    assert values["best"] == pytest.approx((values["frechet"] + values["apart/frechet"]) / 2)
+    assert validator(method, batches, SPECS, torch.float32) == values
+
+
+@pytest.mark.parametrize(
+    ("settings", "compares", "part"),
+    [
+        ({"measures": ["l1"]}, {"": False}, "l1 needs pairs, but this method compares sets alone"),
+        ({"measures": ["fid"], "protocol": {"features": "json:loads"}}, {"": False}, "on other features ask for 'frechet'"),
+        ({"measures": ["frechet"], "protocol": {"features": "nowhere"}}, {"": False}, "package.module:callable"),
+    ],
+)
+def test_measures_that_a_method_cannot_have(settings: dict[str, Any], compares: dict[str, bool], part: str) -> None:
+    with pytest.raises(UserError, match=re.escape(part)):
+        Validator(ValidationSettings(**settings), compares, CPU)
+
+
+def test_the_best_must_be_measured() -> None:
+    with pytest.raises(ValueError, match="'best' is 'ssim', which is not among 'measures': l1, psnr"):
+        ValidationSettings(measures=["l1", "psnr"], best="ssim")
+
+
+def test_a_generative_run_is_validated_by_its_set(tmp_path: Path) -> None:
+    write_pairs(tmp_path, 8)
+    raw = {
+        **SMALL,
+        "method": {
+            "kind": "gan",
+            "latent": {"width": 4},
+            "generator": {"kind": "dcgan", "width": 2},
+            "discriminator": {"kind": "dcgan", "width": 2},
+        },
+        "data": {
+            "kind": "folder",
+            "root": str(tmp_path),
+            "train": "train",
+            "validation": 0.4,
+            "image": {"path": "{split}/A"},
+            "augment": {"resize": 32, "crop": 32},
+        },
+        "validation": {"measures": ["frechet"], "protocol": {"features": f"{__name__}:Means"}, "every": "2 steps"},
+    }
+    _, run, _ = train(configs.validate(raw, "tiny"), tmp_path / "run")
+    found = [row for row in rows_of(run) if "validation/frechet" in row]
+    assert len(found) >= 2
+    best = min(found, key=lambda row: float(row["validation/frechet"]))
+    assert load_weights(run.path / "best.safetensors").step == best["step"]
 
 
 @pytest.mark.parametrize(("size", "inside"), [((33, 40), (40, 40)), ((5, 9), (16, 16)), ((16, 32), (16, 32))])

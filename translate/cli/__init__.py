@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import translate
-from translate.cli import config, convert, data, demo, info, sample, train
+from translate.cli import compare, config, convert, data, demo, evaluate, info, report, sample, train, weights
 from translate.errors import UserError
 
 app = typer.Typer(
@@ -23,8 +23,12 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("sample")(sample.sample)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
+app.add_typer(weights.app, name="weights")
 app.command("info")(info.info)
 app.command("demo")(demo.demo)
 

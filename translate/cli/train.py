@@ -82,8 +82,8 @@ def train(
 def start(config: Config, make_run: Callable[[], Run], *, quiet: bool) -> tuple[Run, Outcome]:
     """Train in a run folder, shown as the terminal allows. Of several processes the leading one makes the folder."""
     from translate.devices import keep_freed_memory, resolve_device
+    from translate.distributed import from_leader, processes
     from translate.run import Run
-    from translate.training.distributed import from_leader, processes
     from translate.training.trainer import Trainer
 
     keep_freed_memory()

@@ -59,6 +59,8 @@ class ImageDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.cache: Cache | None = None
+        self.layout: list[Any] = []
+        """What decides how files become sides beside the specs; plain values alone."""
         self._read = read
 
     def __len__(self) -> int:
@@ -98,6 +100,19 @@ class ImageDataset(Dataset[Sample]):
     def _described(self, index: int) -> Sample:
         item = self.items[index]
         return {"name": item.name} if item.label is None else {"name": item.name, "label": item.label}
+
+    @property
+    def key(self) -> list[Any]:
+        """All that decides the prepared pixels but the files: plain values alone."""
+        specs = {side: spec.model_dump() for side, spec in self.specs.items()}
+        return [specs, self.transform.key, *self.layout]
+
+    def fixed(self) -> ImageDataset:
+        """The same files without any chance: as a split that is evaluated. It has no cache."""
+        transform = Transform(self.transform.settings, self.specs, training=False)
+        dataset = ImageDataset(self.items, self.specs, self._read, transform, self.seed)
+        dataset.layout = self.layout
+        return dataset
 
     def prepared(self, index: int) -> Mapping[str, Pixels]:
         """The sides of one item after the deterministic part of the transform, from the cache if there is
@@ -173,20 +188,20 @@ class _DatasetSettings(Settings):
         patterns = [pattern for pattern in self._patterns() if _SPLIT in pattern]
         return any(self._folder(pattern, split).exists() for pattern in patterns)
 
-    def _with_cache(self, dataset: ImageDataset, key: list[Any], progress: Progress | None) -> ImageDataset:
+    def _with_cache(self, dataset: ImageDataset, layout: list[Any], progress: Progress | None) -> ImageDataset:
         def read(index: int) -> Mapping[str, Pixels]:
             return dataset.prepared(index)
 
+        dataset.layout = layout
         if self.cache == "memory":
             dataset.cache = memory_cache(len(dataset), read, progress=progress)
         elif self.cache == "disk":
             files = [[str(path), *_stamp(path)] for item in dataset.items for path in item.paths.values()]
-            specs = {side: spec.model_dump() for side, spec in dataset.specs.items()}
             dataset.cache = disk_cache(
                 len(dataset),
                 read,
                 folder=self.cache_folder,
-                key=[files, specs, dataset.transform.key, *key],
+                key=[files, *dataset.key],
                 progress=progress,
             )
         return dataset

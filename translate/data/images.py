@@ -717,6 +717,23 @@ def to_pixels(images: Tensor, spec: ImageSpec, dtype: DTypeLike = np.uint8) -> P
     return pixels.astype(dtype, copy=False)
 
 
+def visible(images: Tensor, spec: ImageSpec) -> Tensor:
+    """(N, C, H, W) of any kind as RGB (N, 3, H, W) in [-1, 1] for looking at, float32.
+
+    Grey is repeated, alpha and further channels are left out, classes take their palette's colours or spread hues.
+    """
+    images = images.detach().float()
+    if spec.kind == "image":
+        return images[:, :3] if spec.channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    if spec.palette is not None:
+        colours = torch.tensor(spec.palette, dtype=torch.float32, device=images.device) / 127.5 - 1
+    else:
+        hue = torch.arange(spec.width, device=images.device) / spec.width * 2 * torch.pi
+        third = 2 * torch.pi / 3
+        colours = torch.stack([hue.cos(), (hue - third).cos(), (hue + third).cos()], dim=1)
+    return colours[images.argmax(1)].permute(0, 3, 1, 2)
+
+
 # ---------------------------------------------------------------------------------------------- writing
 
 

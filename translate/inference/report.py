@@ -21,6 +21,7 @@ from translate.data.images import normalise, read_image, read_pixels, write_imag
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.metrics import images as metrics
+from translate.page import fact_list, html_page, write_page
 
 THUMBNAIL = 320
 """Longest side of a picture in the page: twice what a column shows, for dense screens."""
@@ -108,16 +109,7 @@ def write_report(
 
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(row, enumerate(entries, 1)))
-    text = _html(rows, facts, failed)
-    temporary = page.with_name(f".{page.name}.part")
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(page)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{page}: the report cannot be written ({error.strerror or error})") from None
-    return page
+    return write_page(page, _html(rows, facts, failed))
 
 
 def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
@@ -163,9 +155,8 @@ def _link(path: Path, page: Path) -> str:
 
 def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple[Path, str]]) -> str:
     everything = {**facts, "versions": f"translate {translate.__version__}, torch {torch.__version__}"}
-    head = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in everything.items())
     plural = "image" if len(rows) == 1 else "images"
-    parts = [f"<h1>{len(rows)} {plural} converted</h1>", f"<dl>{head}</dl>", _averages(rows)]
+    parts = [f"<h1>{len(rows)} {plural} converted</h1>", fact_list(everything), _averages(rows)]
     if failed:
         lines = "".join(f"<tr><td>{escape(str(path))}</td><td>{escape(reason)}</td></tr>" for path, reason in failed)
         parts.append(
@@ -174,12 +165,7 @@ def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple
         )
     parts.append(f"<main>{''.join(map(_card, rows))}</main>")
     body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{len(rows)} {plural} converted</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    return html_page(f"{len(rows)} {plural} converted", body, style=_STYLE)
 
 
 def _averages(rows: Sequence[_Row]) -> str:
@@ -213,37 +199,11 @@ def _card(row: _Row) -> str:
     )
 
 
-# Transparent parts show a chequered ground, drawn by two gradients.
 _STYLE = """
-:root { color-scheme: light dark; --ground: #f6f6f4; --card: #fff; --text: #1c1c1a; --soft: #6b6b66;
-  --line: #dededa; --check: #e9e9e6; --alarm: #a3290f; }
-@media (prefers-color-scheme: dark) { :root { --ground: #161617; --card: #202022; --text: #ececea;
-  --soft: #a0a09a; --line: #353538; --check: #2b2b2e; --alarm: #ff9b82; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1500px; padding: 2rem 1.25rem 4rem; background: var(--ground);
-  color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 1rem; } h2 { font-size: 1.1rem; margin: 0 0 .5rem; }
-h3 { font-size: .9rem; margin: 0; overflow-wrap: anywhere; }
-dl { display: flex; flex-wrap: wrap; gap: .75rem 2rem; margin: 0 0 1.5rem; }
-dt { color: var(--soft); font-size: .78rem; } dd { margin: 0; overflow-wrap: anywhere; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.25rem;
-  margin-bottom: 1.5rem; }
 .means { display: flex; flex-wrap: wrap; align-items: baseline; gap: .5rem 2.5rem; }
 .means b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
 .means span, .means p { color: var(--soft); font-size: .82rem; margin: 0; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; }
-th { text-align: left; color: var(--soft); font-weight: 500; }
-td { border-top: 1px solid var(--line); padding: .35rem 1rem .35rem 0; overflow-wrap: anywhere; }
-td:last-child, .remark { color: var(--alarm); }
+td:last-child { color: var(--alarm); }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 1.25rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem; }
-article header { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem;
-  margin-bottom: .6rem; }
-article header p { margin: 0; color: var(--soft); font-size: .8rem; font-variant-numeric: tabular-nums; }
 article header span { margin-right: .5rem; }
-.pictures { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: .6rem; }
-figure { margin: 0; } figcaption { color: var(--soft); font-size: .78rem; margin-top: .2rem; }
-img { display: block; width: 100%; height: auto; border-radius: 5px;
-  background: repeating-conic-gradient(var(--check) 0 25%, transparent 0 50%) 0 0 / 16px 16px; }
-.remark { margin: .5rem 0 0; font-size: .85rem; }
 """

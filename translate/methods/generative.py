@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from translate.data import DataSettings, FolderSettings, ToySettings
+from translate.data.images import visible
 from translate.data.spec import Spec
 from translate.errors import UserError
-from translate.methods.base import Method, visible
+from translate.methods.base import Comparison, Method
 from translate.networks import LatentGenerator, LatentGeneratorSettings
 from translate.settings import Settings
 
@@ -79,6 +80,7 @@ class GenerativeMethod(Method):
         self.side: str = side
         self.spec: Spec = spec
         self.shape = data.shape()
+        self.compares = {} if self.spec.kind == "points" else {"": False}
         self.class_names = data.class_names if condition else ()
         if condition and not self.class_names:
             raise UserError(
@@ -169,6 +171,12 @@ class GenerativeMethod(Method):
     def _label(self, batch: Mapping[str, Tensor]) -> Tensor | None:
         """(N,) class numbers, where the method uses them."""
         return batch["label"] if self.class_names else None
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        """As many samples as the batch has, of its classes, beside it."""
+        real = batch[self.side]
+        latent = self.draw(len(real), generator=chance).to(real.device)
+        return {"": Comparison(self.generate(latent, self._label(batch)), real, self.spec)}
 
     # ---- what one looks at -----------------------------------------------------------------------------------------
 

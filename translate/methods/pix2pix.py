@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.data import DataSettings, PairedSettings
+from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
 from translate.losses.feature_matching import feature_matching
 from translate.losses.perceptual import PerceptualSettings
 from translate.losses.reconstruction import ReconstructionSettings
-from translate.methods.base import Method, Turn, check_sizes, run_padded, visible
+from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.unet import UNetSettings
@@ -56,7 +57,7 @@ class Pix2PixSettings(Settings):
 class Pix2Pix(Method):
     """The algorithm box above, term by term."""
 
-    sides: tuple[str, str]
+    compares = {"": True}
 
     def __init__(self, settings: Pix2PixSettings, data: PairedSettings, *, inference: bool = False) -> None:
         super().__init__()
@@ -147,6 +148,10 @@ class Pix2Pix(Method):
             "output": visible(fake, self.target_spec),
             "target": visible(target, self.target_spec),
         }
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        source, target = (batch[side] for side in self.sides)
+        return {"": Comparison(run_padded(self.generator, source), target, self.target_spec)}
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({"generator": self.generator})

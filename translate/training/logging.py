@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from translate import distributed
 from translate.errors import UserError
 from translate.settings import Settings, SpanField, parse_span
-from translate.training import distributed
 
 
 class LoggingSettings(Settings):

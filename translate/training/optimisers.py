@@ -11,9 +11,9 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from translate.distributed import average
 from translate.errors import UserError
 from translate.settings import Settings
-from translate.training.distributed import average
 from translate.training.schedules import ScheduleSettings
 
 

@@ -19,21 +19,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from translate.data.datasets import AnyDataset
+from translate import distributed
 from translate.data.images import to_device
 from translate.data.loader import evaluation_batches, training_batches
 from translate.devices import Precision, resolve_device, resolve_precision
+from translate.distributed import ALONE, Processes
 from translate.errors import UserError
 from translate.methods.base import Method, Turn
 from translate.run import Checkpoint, Run, fill
 from translate.settings import Settings, Span, SpanField, parse_span
-from translate.training import distributed
-from translate.training.distributed import ALONE, Processes
 from translate.training.ema import EMA, EMASettings
 from translate.training.logging import Means, RunLog, memory_in_use
 from translate.training.optimisers import OptimiserSettings, PlayerOptimiser
 from translate.training.schedules import ConstantSchedule, ScheduleSettings
-from translate.training.validation import better, validate
+from translate.training.validation import Validator, better
 
 if TYPE_CHECKING:
     from translate.config import Config
@@ -159,6 +158,8 @@ class Trainer:
         self.method.train()
         self.method_weights = dict(self.method.weights)
         self.ema = EMA(self.method.exported(), settings.ema) if settings.ema else None
+        compares = self.method.compares if self.validation_set is not None else {}
+        self.validator = Validator(config.validation, compares, self.device) if compares else None
 
         self.batch = settings.batch_size * settings.accumulation * processes.world
         self.epoch = len(self.dataset)
@@ -232,8 +233,8 @@ class Trainer:
                 self._write_row()
             if self._due(preview_every) or finished:
                 self._write_previews()
-            if self.validation_set is not None and self.method.sides and (self._due(validate_every) or finished):
-                self._validate(self.validation_set, self.method.sides)
+            if self._due(validate_every) or finished:
+                self._validate()
             stop = distributed.any_of(self._stop_signal is not None)
             if stop and not finished:
                 self.watcher.message("stopping: saving a checkpoint first (once more to stop at once)")
@@ -530,22 +531,24 @@ class Trainer:
         if pictures:
             self.log.grid(self.step_number, {k: torch.cat([p[k].float() for p in pictures]) for k in pictures[0]})
 
-    def _validate(self, dataset: AnyDataset, sides: tuple[str, str]) -> None:
+    def _validate(self) -> None:
         """Measure, note the best, export it. All processes measure the same, so that all stop early together."""
+        if self.validation_set is None or self.validator is None or self.validator.best is None:
+            return
         settings = self.config.validation
         found = evaluation_batches(
-            dataset, batch_size=settings.batch_size, workers=0, device=self.device, images=settings.images
+            self.validation_set, batch_size=settings.batch_size, workers=0, device=self.device, images=settings.images
         )
         batches = (self._told(batch) for batch in found)
         with self._averaged() as networks:
-            translator = self.method.translator(self.method.directions[0])
-            values = validate(translator, batches, sides, self.specs, self.device, self.dtype)
+            values = self.validator(self.method, batches, self.specs, self.dtype)
             # The last bits may differ from GPU to GPU, and with them who stops early: the leader's numbers count.
             values = json.loads(distributed.from_leader(json.dumps(values)) or "")
             if not values:
                 return
-            if better(settings.best, values[settings.best], self.best):
-                self.best, self.validations_since_best = values[settings.best], 0
+            chosen = values.pop("best")
+            if better(self.validator.best, chosen, self.best):
+                self.best, self.validations_since_best = chosen, 0
                 if self.processes.leads:
                     self.run.export("best", self.config, networks, self.step_number, self.images)
             else:
@@ -622,7 +625,7 @@ def plan(config: Config) -> list[str]:
 
     trainer = Trainer(config, Silent())
     lines = [f"data: {trainer.epoch:,} training samples"]
-    measured = trainer.validation_set if trainer.method.sides else None
+    measured = trainer.validation_set if trainer.validator and trainer.validator.best else None
     lines[0] += f", {len(measured):,} to validate on" if measured is not None else ", no validation"
     lines += [f"{name}: {count_parameters(player):,} parameters" for name, player in trainer.method.players.items()]
     lines.append(

@@ -1,65 +1,131 @@
-"""How good the translator is on pairs it never trained on: L1, PSNR and SSIM, the best step, when to stop."""
+"""How good a method is on data it never trained on: what it compares, by any measure, the best step, when to stop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import Field, model_validator
 
 from translate.data.images import to_device
 from translate.data.spec import Spec
-from translate.methods.base import run_padded
-from translate.metrics.images import l1, psnr, ssim
+from translate.errors import UserError
+from translate.methods.base import Method
+from translate.metrics.meters import PairMeter, SetMeter, mean_of
+from translate.metrics.protocol import ProtocolSettings
+from translate.metrics.scores import MEASURES, PAIR_NAMES, SET_NAMES, PairName, SetName
 from translate.settings import Settings, SpanField, parse_span
 
-MEASURES = {"l1": l1, "psnr": psnr, "ssim": ssim}
-LOWER_IS_BETTER = {"l1": True, "psnr": False, "ssim": False}
+DEFAULT_MEASURES: tuple[PairName, ...] = ("l1", "psnr", "ssim")
 
 
 class ValidationSettings(Settings):
     """Measuring on the data's validation split (`data.validation`); nothing is measured where there is none."""
 
     every: SpanField = parse_span("1 epochs")
-    best: Literal["l1", "psnr", "ssim"] = "l1"
-    """The measure that chooses best.safetensors."""
+    measures: list[PairName | SetName] | None = Field(default=None, min_length=1)
+    """What is measured: l1, psnr, ssim, ms-ssim, lpips-alex, lpips-vgg where a method makes what a target shows, and
+    fid, kid, precision ... of its outputs as a set. Null: l1, psnr and ssim where there are targets, and `best`."""
+    best: PairName | SetName | None = None
+    """The measure that chooses best.safetensors; null for the first of `measures`. Where a method has several parts
+    (two directions), the mean of theirs."""
+    protocol: ProtocolSettings = ProtocolSettings()
     images: int | None = Field(default=200, ge=1)
     """Measure at most so many images, spread evenly over the split; null for all."""
     batch_size: int = Field(default=8, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop the run after so many validations without a better one."""
 
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> ValidationSettings:
+        if self.measures is not None and self.best is not None and self.best not in self.measures:
+            raise ValueError(f"'best' is {self.best!r}, which is not among 'measures': {', '.join(self.measures)}")
+        return self
 
-@torch.no_grad()
-def validate(
-    network: nn.Module,
-    batches: Iterable[Mapping[str, Any]],
-    sides: tuple[str, str],
-    specs: Mapping[str, Spec],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict[str, float]:
-    """The mean of each measure over all images of the batches; the network is in eval mode meanwhile."""
-    was_training = network.training
-    network.eval()
-    rows: list[Tensor] = []
-    for batch in batches:
-        tensors = to_device(batch, specs, device)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            output = run_padded(network, tensors[sides[0]])
-        target = tensors[sides[1]]
-        rows.append(torch.stack([measure(output.float(), target) for measure in MEASURES.values()]))
-    network.train(was_training)
-    if not rows:
-        return {}
-    means = torch.cat(rows, dim=1).double().mean(dim=1).tolist()
-    return dict(zip(MEASURES, means, strict=True))
+
+class Validator:
+    """Measures a method by its settings. The statistics of the targets, equal each time, are taken once.
+
+    Raises:
+        UserError: weights or features that a measure needs are not there, or the method has nothing for it.
+    """
+
+    def __init__(self, settings: ValidationSettings, compares: Mapping[str, bool], device: torch.device) -> None:
+        paired = [name for name, is_paired in compares.items() if is_paired]
+        wanted: list[str] = list(settings.measures or (DEFAULT_MEASURES if paired else ()))
+        if settings.best is not None and settings.best not in wanted and (paired or settings.best in SET_NAMES):
+            wanted.append(settings.best)
+        for name in settings.measures or ():
+            if not compares or (name in PAIR_NAMES and not paired):
+                offered = "nothing" if not compares else f"sets alone: choose among {', '.join(SET_NAMES)}"
+                raise UserError(f"validation.measures: {name} needs pairs, but this method compares {offered}")
+        self.paired, self.compares = set(paired), compares
+        self.device = device
+        self.pairs = PairMeter(wanted, settings.protocol, device) if paired and compares else None
+        of_sets = [name for name in wanted if name in SET_NAMES]
+        self.sets = SetMeter(of_sets, settings.protocol, device) if of_sets and compares else None
+        self.best = settings.best if settings.best in wanted else (wanted[0] if wanted else None)
+        self._references: dict[str, Any] = {}
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure."""
+        return bool((self.pairs and self.pairs.names) or self.sets)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        method: Method,
+        batches: Iterable[Mapping[str, Any]],
+        specs: Mapping[str, Spec],
+        dtype: torch.dtype,
+    ) -> dict[str, float]:
+        """The measures over all images of the batches, with the name of their part before them if it has one, and
+        under `best` the number that chooses; empty without images. The method is in eval mode meanwhile."""
+        was_training = method.training
+        method.eval()
+        chance = torch.Generator().manual_seed(0)  # the same noise each time, so that steps compare
+        values: dict[str, list[float]] = {}
+        outputs: dict[str, Any] = {}
+        references: dict[str, Any] = {}
+        try:
+            for batch in batches:
+                tensors = to_device(batch, specs, self.device)
+                with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                    comparisons = method.comparisons(tensors, chance)
+                for part, (output, target, spec) in comparisons.items():
+                    if self.pairs and part in self.paired:
+                        for name, found in self.pairs(output.float(), target, spec).items():
+                            values.setdefault(_key(part, name), []).extend(found.tolist())
+                    if self.sets:
+                        self._collect(outputs, part, output.float(), spec, batch["name"])
+                        if part not in self._references:
+                            self._collect(references, part, target, spec, batch["name"])
+        finally:
+            method.train(was_training)
+        means = mean_of(values)
+        if self.sets:
+            self._references.update(references)
+            for part, statistics in outputs.items():
+                found_scores = self.sets.scores(statistics, self._references[part])
+                means |= {_key(part, name): value for name, value in found_scores.items()}
+        chosen = [value for key, value in means.items() if key.rpartition("/")[2] == self.best]
+        return {**means, "best": sum(chosen) / len(chosen)} if chosen else means
+
+    def _collect(self, kept: dict[str, Any], part: str, images: torch.Tensor, spec: Spec, names: list[str]) -> None:
+        assert self.sets is not None
+        if part not in kept:
+            kept[part] = self.sets.statistics()
+        self.sets.add(kept[part], self.sets.prepared(images, spec), [True] * len(names))
+
+
+def _key(part: str, measure: str) -> str:
+    return f"{part}/{measure}" if part else measure
 
 
 def better(measure: str, value: float, than: float | None) -> bool:
     """Whether a value of a measure beats the best one so far; one that is not a number never does."""
     if value != value:
         return False
-    return than is None or (value < than if LOWER_IS_BETTER[measure] else value > than)
+    return than is None or (value < than if MEASURES[measure].better == "lower" else value > than)

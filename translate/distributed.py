@@ -1,4 +1,4 @@
-"""Several processes by `torchrun`: gradients are averaged once per turn; everything else a process does alone.
+"""Several processes by `torchrun`: in training gradients are averaged once per turn, in evaluation statistics are merged.
 
 The trainer averages instead of wrapping networks in DistributedDataParallel: an adversarial turn has several forwards
 and may have gradients of gradients, which the wrapper mishandles.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Processes(NamedTuple):
@@ -81,6 +83,15 @@ def from_leader(text: str | None) -> str | None:
     box = [text]
     dist.broadcast_object_list(box, device=torch.device("cpu"))
     return box[0]
+
+
+def gathered(part: T) -> list[T]:
+    """What each process gives, in the order of their numbers, in every process."""
+    if not _together():
+        return [part]
+    parts: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return cast(list[T], parts)
 
 
 def barrier() -> None:

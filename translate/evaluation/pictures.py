@@ -1,0 +1,187 @@
+"""Sets of pictures that are measured: files, a data set's side, what a model makes. Each is read in order, ahead."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from translate.data.datasets import ImageDataset
+from translate.data.files import expand, find_images, stem_key
+from translate.data.images import ImageFile, Pixels, load_pixels_like, read_pixels
+from translate.data.spec import ImageSpec
+from translate.errors import ImageError, UserError
+from translate.inference.sampler import Sampler
+from translate.inference.translator import Translator
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+READERS = 2
+"""Threads that decode: OpenCV frees the interpreter meanwhile."""
+AHEAD = 16
+"""Pictures decoded before their turn, at most."""
+
+
+def read_ahead(tasks: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
+    """`map(read, tasks)` by threads that keep some results ready; an exception of `read` is raised in its turn."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(read, task))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Pictures(ABC):
+    """Named pictures of one kind."""
+
+    title: str
+    """What a reader calls them."""
+    names: list[str]
+    """Unique; what partners of a pair share."""
+    spec: ImageSpec
+
+    @abstractmethod
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        """Those pictures in that order, (H, W, C) uint8 or uint16, each handed to `then` (in any thread); in the place
+        of one that cannot be had stands why."""
+
+    def files(self) -> list[list[Path]] | None:
+        """The files that each picture is made of, if nothing but they and `key` decides its pixels."""
+        return None
+
+    def key(self) -> list[Any]:
+        """What decides the pixels beside the files: plain values alone."""
+        return [self.spec.model_dump(mode="json")]
+
+
+class FilePictures(Pictures):
+    """Image files below a folder or of a pattern; named by relative path without suffix.
+
+    Raises:
+        UserError: nothing is there, or two files have one name.
+    """
+
+    def __init__(self, where: str | Path, spec: ImageSpec) -> None:
+        root, self._paths = expand(where)
+        self.title, self.spec = str(where), spec
+        self.names = [stem_key(path, root) for path in self._paths]
+        if len(set(self.names)) < len(self.names):
+            (twice, _), *_ = Counter(self.names).most_common(1)
+            raise UserError(f"{where}: two files are called {twice}; names must differ in more than the suffix")
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        def read(index: int) -> R | ImageError:
+            try:
+                return then(read_pixels(self._paths[index], self.spec))
+            except ImageError as error:
+                return error
+
+        return read_ahead(indices, read)
+
+    def files(self) -> list[list[Path]]:
+        return [[path] for path in self._paths]
+
+
+class SidePictures(Pictures):
+    """One side of a data set's split, resized and cropped as validation sees it."""
+
+    def __init__(self, dataset: ImageDataset, side: str, title: str) -> None:
+        self.dataset, self.side, self.title = dataset, side, title
+        self.spec = dataset.specs[side]
+        self.names = [item.name for item in dataset.items]
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        def read(index: int) -> R | ImageError:
+            try:
+                return then(np.asarray(self.dataset.prepared(index)[self.side]))
+            except ImageError as error:
+                return error
+
+        return read_ahead(indices, read)
+
+    def files(self) -> list[list[Path]]:
+        return [list(item.paths.values()) for item in self.dataset.items]
+
+    def key(self) -> list[Any]:
+        return [self.side, *self.dataset.key]
+
+
+class TranslatedPictures(Pictures):
+    """What a model makes of pictures, as `translate convert` would write it."""
+
+    def __init__(self, translator: Translator, source: Pictures) -> None:
+        self.translator, self.source = translator, source
+        self.title, self.names, self.spec = translator.facts.get("model", "model"), source.names, translator.target
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        inputs = self.source.stream(indices, lambda pixels: pixels)
+        for index, pixels in zip(indices, inputs, strict=True):
+            if isinstance(pixels, ImageError):
+                yield pixels
+                continue
+            try:
+                made = self.translator.run([pixels], [self.names[index]])[0]
+            except (RuntimeError, ValueError, MemoryError) as error:  # as conversion lists them
+                height, width = pixels.shape[:2]
+                told = (str(error).splitlines() or [type(error).__name__])[0]
+                yield ImageError(self.title, f"the network failed on {width}x{height} pixels ({told})")
+                continue
+            yield then(_as_data(made, self.spec))
+
+
+class SampledPictures(Pictures):
+    """The first samples of a seed, as `translate sample` would write them."""
+
+    def __init__(self, sampler: Sampler, count: int, *, seed: int = 0, truncation: float | None = None) -> None:
+        assert isinstance(sampler.spec, ImageSpec)
+        self.sampler, self.seed, self.truncation = sampler, seed, truncation
+        self.title, self.spec = str(sampler.facts.get("model", "model")), sampler.spec
+        self.names = [f"sample {number}" for number in range(count)]
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        """The indices must follow each other."""
+        if not indices:
+            return
+        count = indices[-1] + 1
+        made = self.sampler.stream(count, seed=self.seed, truncation=self.truncation, first=indices[0])
+        for batch in made:
+            for pixels in batch:
+                yield then(_as_data(pixels, self.spec))
+
+
+class SamePicture(Pictures):
+    """One picture in the place of each: the baseline that has learnt nothing but the mean."""
+
+    def __init__(self, pixels: Pixels, names: list[str], spec: ImageSpec, title: str) -> None:
+        self.pixels, self.names, self.spec, self.title = pixels, names, spec, title
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        return (then(self.pixels) for _ in indices)
+
+
+def _as_data(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    """What a model wrote as data has it: colours of a palette become class numbers again."""
+    if spec.kind == "labels" and spec.palette is not None:
+        return load_pixels_like(ImageFile(pixels, None, None, "png", None), spec)
+    return pixels
+
+
+def is_folder_of_images(path: Path) -> bool:
+    """Whether there is at least one image below a folder."""
+    try:
+        return bool(find_images(path))
+    except UserError:
+        return False

@@ -1,0 +1,494 @@
+"""What can be measured: two folders, a run that translates, a run that makes images or points, a token file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import translate
+from translate import config as configs
+from translate.config import Config
+from translate.data import DataSettings
+from translate.data.datasets import ImageDataset
+from translate.data.images import Pixels, normalise, visible, write_image
+from translate.data.spec import ImageSpec, Split
+from translate.data.tokens import read_tokens
+from translate.data.toys import PointDataset, ToySettings
+from translate.devices import Precision
+from translate.errors import ImageError, UserError
+from translate.evaluation.engine import Match
+from translate.evaluation.pictures import (
+    FilePictures,
+    Pictures,
+    SamePicture,
+    SampledPictures,
+    SidePictures,
+    TranslatedPictures,
+)
+from translate.inference.report import THUMBNAIL
+from translate.inference.sampler import Sampler
+from translate.inference.translator import Translator
+from translate.methods.generative import GenerativeMethod
+from translate.metrics.codebook import CodeUse
+from translate.metrics.parzen import WARNING as PARZEN_WARNING
+from translate.metrics.parzen import choose_bandwidth, parzen
+from translate.metrics.scores import (
+    LABEL_NAMES,
+    MEASURES,
+    PAIR_NAMES,
+    SET_NAMES,
+    Evaluation,
+    ImageScores,
+    MeasureName,
+    Score,
+)
+from translate.metrics.scores import (
+    Pictures as Shown,
+)
+from translate.pretrained import store
+from translate.run import Weights, build_for_inference
+
+SAMPLES = 10_000
+"""Samples of a generative model, and references of a Parzen estimate, where nobody says how many."""
+SHOWN = 8
+"""Best, and worst, images whose pictures are kept."""
+_PARZEN_HELD_OUT = 1_000
+"""References that choose the bandwidth, at most; the others are scored."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Matches ready to be measured, and what they are called."""
+
+    matches: list[Match]
+    title: str
+    reference: str
+    inputs: Pictures | None = None
+    """What the outputs of the first match were made of, in its order."""
+    notes: list[str] = field(default_factory=list)
+
+
+# ---- two folders ---------------------------------------------------------------------------------------------------
+
+
+def folders(
+    predicted: Path,
+    target: Path,
+    measures: Sequence[str] | None,
+    *,
+    matched: bool = False,
+    images: int | None = None,
+    classes: int | None = None,
+) -> Subject:
+    """Outputs in one folder, targets in another: pairs where their names agree, else two sets.
+
+    Args:
+        measures: what was asked for; names need not agree where it is measures of sets alone.
+        matched: measure the pairs that there are where some names lack a partner.
+        images: at most so many, spread evenly.
+        classes: the targets are label maps of so many classes.
+
+    Raises:
+        UserError: a folder without images; names that do not agree where pairs are asked for.
+    """
+    outputs = FilePictures(predicted, ImageSpec())
+    spec = ImageSpec(kind="labels", classes=classes) if classes else ImageSpec()
+    targets = FilePictures(target, spec)
+    sets_alone = measures is not None and all(name in SET_NAMES for name in measures)
+    pairs = None if sets_alone else _by_name(outputs, targets, required=measures is not None, matched=matched)
+    if pairs is not None:
+        chosen = [pairs[i] for i in _spread(len(pairs), images)]
+        match = Match(outputs, targets, chosen)
+        if classes:
+            match = replace(match, target=FilePictures(target, ImageSpec()), labels=targets)
+    else:
+        match = Match(
+            outputs,
+            targets,
+            None,
+            predicted_indices=_spread(len(outputs.names), images),
+            target_indices=_spread(len(targets.names), images),
+        )
+    return Subject([match], str(predicted), str(target))
+
+
+def _by_name(outputs: Pictures, targets: Pictures, *, required: bool, matched: bool) -> list[tuple[int, int]] | None:
+    """The pairs of equal names; None where no name agrees and pairs are not required."""
+    place = {name: index for index, name in enumerate(targets.names)}
+    pairs = [(index, place[name]) for index, name in enumerate(outputs.names) if name in place]
+    if not pairs and not required:
+        return None
+    without = len(outputs.names) - len(pairs)
+    unused = len(targets.names) - len(pairs)
+    if not pairs or ((without or unused) and not matched):
+        have = set(outputs.names)
+        lonely = next((n for n in outputs.names if n not in place), None) or next(
+            n for n in targets.names if n not in have
+        )
+        remedy = (
+            "--matched measures those that agree" if pairs else "measures of sets (--measures fid) need no partners"
+        )
+        raise UserError(
+            f"{outputs.title}: {without} of {len(outputs.names)} images have no target of their name in "
+            f"{targets.title}, and {unused} targets there no output; the first is '{lonely}'; {remedy}"
+        )
+    return pairs
+
+
+def _spread(count: int, images: int | None) -> list[int]:
+    """At most `images` of 0 to count - 1, evenly."""
+    taken = count if images is None else min(images, count)
+    return [number * count // taken for number in range(taken)]
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def data_of(weights: Weights, overrides: Sequence[str]) -> DataSettings:
+    """The data a run was trained on, with `--set data...` laid over it: it may lie elsewhere by now."""
+    for item in overrides:
+        if not item.startswith("data."):
+            raise UserError(
+                f"--set {item}: evaluation changes nothing but where the data are, such as data.root=FOLDER"
+            )
+    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), ["data.cache=none", *overrides])
+    return configs.validate(raw, str(weights.path), overrides).data
+
+
+def open_split(data: DataSettings, split: Split | None) -> tuple[ImageDataset | PointDataset, Split]:
+    """A split as evaluation sees it; None takes the test split, else the validation one, else the training one."""
+    candidates: tuple[Split, ...] = (split,) if split else ("test", "validation", "train")
+    for name in candidates:
+        dataset = data.open(name, 0)
+        if dataset is not None:
+            return (dataset.fixed() if isinstance(dataset, ImageDataset) else dataset), name
+    raise UserError(f"data.{split}: there is no such split in {_root(data)}; choose another --split")
+
+
+def _root(data: DataSettings) -> str:
+    return data.kind if isinstance(data, ToySettings) else str(data.root)
+
+
+def translating(
+    weights: Weights,
+    measures: Sequence[str] | None,
+    *,
+    overrides: Sequence[str] = (),
+    split: Split | None = None,
+    direction: str | None = None,
+    target: Path | None = None,
+    images: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Subject:
+    """A run that translates: what it makes of a split's sources, against their targets, or a folder's.
+
+    A run of two directions is measured in both, and there and back again: the cycle's error, which needs no pairs.
+    """
+    data = data_of(weights, overrides)
+    dataset, name = open_split(data, split)
+    assert isinstance(dataset, ImageDataset)
+    method = build_for_inference(weights)
+    directions = [direction] if direction else list(method.directions)
+    sets_alone = measures is not None and all(measure in SET_NAMES for measure in measures)
+    paired = data.kind == "paired"
+
+    def translator(which: str) -> Translator:
+        return Translator.load(weights.path, direction=which, device=device, precision=precision)
+
+    reference = f"{name} split of {_root(data)}" if target is None else str(target)
+    matches, inputs = [], None
+    for which in directions:
+        first, _, second = which.partition("to")
+        source = SidePictures(dataset, first, reference)
+        outputs = TranslatedPictures(translator(which), source)
+        truth: Pictures = SidePictures(dataset, second, reference)
+        part = which if len(directions) > 1 else ""
+        chosen = _spread(len(source.names), images)
+        inputs = inputs or source
+        if target is not None:
+            truth = FilePictures(target, truth.spec)
+            pairs = (
+                None
+                if sets_alone
+                else _by_name(outputs, truth, required=paired and measures is not None, matched=False)
+            )
+        else:
+            pairs = [(i, i) for i in range(len(source.names))] if paired else None
+        if pairs is not None:
+            by_output = dict(pairs)
+            pairs = [(i, by_output[i]) for i in chosen if i in by_output]
+        labels = source if source.spec.kind == "labels" and pairs is not None and target is None else None
+        matches.append(Match(outputs, truth, pairs, part, chosen, None if target else chosen, labels))
+    if len(directions) == 2:
+        for which, back in (directions, directions[::-1]):
+            source = SidePictures(dataset, which.partition("to")[0], reference)
+            there = TranslatedPictures(translator(which), source)
+            again = TranslatedPictures(translator(back), there)
+            pairs = [(i, i) for i in _spread(len(source.names), images)]
+            matches.append(Match(again, source, pairs, f"cycle {source.side}"))
+    return Subject(matches, _title(weights), reference, inputs)
+
+
+def generative(
+    weights: Weights,
+    *,
+    overrides: Sequence[str] = (),
+    split: Split | None = None,
+    target: Path | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    truncation: float | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Subject:
+    """A run that makes images of noise: its samples as a set, against a split's images, or a folder's."""
+    data = data_of(weights, overrides)
+    sampler = Sampler.load(weights.path, device=device, precision=precision)
+    if target is not None:
+        references: Pictures = FilePictures(target, data.specs()["image"])  # type: ignore[arg-type]  # points have no folder
+    else:
+        dataset, name = open_split(data, split)
+        assert isinstance(dataset, ImageDataset)
+        references = SidePictures(dataset, "image", f"{name} split of {_root(data)}")
+    count = images or SAMPLES
+    samples = SampledPictures(sampler, count, seed=seed, truncation=truncation)
+    match = Match(samples, references, None, target_indices=_spread(len(references.names), images))
+    shown = "" if truncation is None else f", truncation {truncation:g}"
+    return Subject([match], f"{_title(weights)}, seed {seed}{shown}", references.title)
+
+
+def _title(weights: Weights) -> str:
+    folder = weights.path.parent.name if weights.path.stem in ("best", "last") else ""
+    return f"{folder}/{weights.path.stem} at step {weights.step:,}".lstrip("/")
+
+
+def mean_target(weights: Weights, subject: Subject, overrides: Sequence[str]) -> Match:
+    """The first match with the mean of the training targets in the place of each output.
+
+    Raises:
+        UserError: training images of different sizes have no mean.
+    """
+    data = data_of(weights, overrides)
+    match = subject.matches[0]
+    assert isinstance(match.target, SidePictures)
+    dataset, _ = open_split(data, "train")
+    assert isinstance(dataset, ImageDataset)
+    total: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
+    train = SidePictures(dataset, match.target.side, "training")
+    count = 0
+    for pixels in train.stream(range(len(dataset)), lambda pixels: pixels.astype(np.float64)):
+        if isinstance(pixels, ImageError):
+            continue
+        if total is not None and pixels.shape != total.shape:
+            raise UserError(
+                "the mean training image is no baseline here: the images differ in size (data.augment.crop)"
+            )
+        total = pixels if total is None else total + pixels
+        count += 1
+    assert total is not None
+    mean = (total / count).round().astype(np.uint8)
+    return replace(match, predicted=SamePicture(mean, match.predicted.names, match.target.spec, "mean training image"))
+
+
+def untranslated(subject: Subject) -> Match:
+    """The first match with the inputs themselves in the place of the outputs."""
+    assert subject.inputs is not None
+    return replace(subject.matches[0], predicted=subject.inputs)
+
+
+# ---- which measures --------------------------------------------------------------------------------------------------
+
+
+def default_measures(subject: Subject) -> tuple[list[str], list[str]]:
+    """What is measured where nobody says: measures of pairs, or of label maps, where there are targets, else of sets.
+    And a line for what was left out.
+
+    Raises:
+        UserError: only sets can be compared, and Inception's weights are not here.
+    """
+    first = subject.matches[0]
+    notes: list[str] = []
+    if first.pairs is None:
+        if store.find("inception") is None:
+            raise UserError(
+                "without pairs only sets compare, by Inception's features, which are not on this machine; "
+                "fetch them once with 'translate weights get inception', or give --features"
+            )
+        names = ["fid", "kid"]
+        return ([*names, "l1", "psnr"] if any(m.pairs is not None for m in subject.matches) else names), notes
+    if first.target.spec.kind == "labels" and first.labels is None:
+        return list(LABEL_NAMES), notes
+    names = ["l1", "psnr", "ssim"]
+    if store.find("lpips-alex") is not None:
+        names.append("lpips-alex")
+    else:
+        notes.append("LPIPS was left out: its weights are not here; 'translate weights get lpips' fetches them once")
+    return names, notes
+
+
+# ---- points and tokens -----------------------------------------------------------------------------------------------
+
+
+def points(
+    weights: Weights,
+    *,
+    overrides: Sequence[str] = (),
+    split: Split | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Parzen-window log likelihood of a split's samples under a kernel density of the model's own (Goodfellow et al.
+    2014, section 5): for low dimensions, with a warning beyond. Images count as vectors of values in [0, 1]."""
+    data = data_of(weights, overrides)
+    dataset, name = open_split(data, split)
+    sampler = Sampler.load(weights.path)
+    count = samples or SAMPLES
+    made = sampler.sample(count, seed=seed)
+    if isinstance(dataset, PointDataset):
+        real = torch.from_numpy(dataset.points[:SAMPLES])
+        fake = torch.from_numpy(np.asarray(made))
+    else:
+        side = SidePictures(dataset, "image", name)
+        seen = side.stream(_spread(len(dataset), SAMPLES), lambda pixels: pixels.astype(np.float64).ravel() / 255)
+        real = torch.from_numpy(np.stack([row for row in seen if not isinstance(row, ImageError)]))
+        fake = torch.from_numpy(np.asarray(made).reshape(count, -1) / 255)
+    held_out = min(_PARZEN_HELD_OUT, len(real) // 2)
+    bandwidth = choose_bandwidth(fake, real[:held_out])
+    value = parzen(fake, real[held_out:], bandwidth)
+    score = Score(
+        measure="parzen",
+        value=value,
+        protocol={
+            "kernel": "gaussian",
+            "bandwidth": float(f"{bandwidth:.4g}"),
+            "dimensions": real.shape[1],
+            "outputs": count,
+            "reference samples": len(real) - held_out,
+        },
+    )
+    return Evaluation(
+        subject=f"{_title(weights)}, seed {seed}",
+        reference=f"{name} split",
+        count=count,
+        scores=[score],
+        notes=[PARZEN_WARNING] if real.shape[1] > 10 else [],
+        version=translate.__version__,
+    )
+
+
+def tokens(path: Path) -> Evaluation:
+    """How much of its codebook a token file uses."""
+    file = read_tokens(path)
+    use = CodeUse(file.codebook)
+    for grid in file.grids.values():
+        use.add(grid)
+    count = sum(grid.numel() for grid in file.grids.values())
+    protocol = {"codebook": file.codebook, "tokenizer": file.tokenizer[:12], "images": len(file.grids), "tokens": count}
+    scores = [
+        Score(measure=name, value=value, protocol=protocol)  # type: ignore[arg-type]  # its names are measures
+        for name, value in use.scores().items()
+    ]
+    return Evaluation(
+        subject=str(path), reference="its codebook", count=len(file.grids), scores=scores, version=translate.__version__
+    )
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def show_best_and_worst(evaluation: Evaluation, subject: Subject, folder: Path, count: int = SHOWN) -> Evaluation:
+    """The evaluation with its best and worst images, whose pictures are written below `folder`: ranked by LPIPS where
+    it was measured, else by the first measure of pairs."""
+    match = subject.matches[0]
+    by: MeasureName | None = next(
+        (name for name in ("lpips-alex", "lpips-vgg", "ssim", *PAIR_NAMES) if evaluation.score(name, match.part)),  # type: ignore[misc]
+        None,
+    )
+    if match.pairs is None or by is None:
+        return evaluation
+    key = f"{match.part} {by}".strip()
+    ranked = [image for image in evaluation.images if key in image.values and math.isfinite(image.values[key])]
+    ranked.sort(key=lambda image: image.values[key], reverse=MEASURES[by].better == "higher")
+    count = min(count, len(ranked) // 2) or min(1, len(ranked))
+    places = {match.predicted.names[p]: (p, t) for p, t in match.pairs}
+    shown: list[Shown] = []
+    chosen: list[tuple[str, int, ImageScores]] = [("best", n, image) for n, image in enumerate(ranked[:count], 1)]
+    if len(ranked) > 1:
+        chosen += [("worst", n, image) for n, image in enumerate(ranked[::-1][:count], 1)]
+    for rank, number, image in chosen:
+        files: dict[str, str] = {}
+        for caption, pixels, spec in _trio(subject, match, *places[image.name]):
+            name = f"{rank}-{number}-{caption}.webp"
+            write_image(folder / name, _small(pixels, spec), quality=90)
+            files[caption] = name
+        shown.append(Shown(name=image.name, rank=rank, value=image.values[key], files=files))  # type: ignore[arg-type]
+    return evaluation.model_copy(update={"ranked_by": by, "pictures": shown})
+
+
+def write_grid(path: Path, subject: Subject, rows: int = 10) -> None:
+    """A picture of results that nobody chose, evenly spaced by name: input, output and target, in two columns."""
+    match = subject.matches[0]
+    if match.pairs is None:
+        raise UserError(
+            "--grid shows pairs, and these outputs have no targets; 'translate sample' makes a grid of samples"
+        )
+    trios = [match.pairs[i] for i in _evenly(len(match.pairs), rows)]
+    lines = [
+        np.concatenate([_rgb(pixels, spec) for _, pixels, spec in _trio(subject, match, p, t)], axis=1)
+        for p, t in trios
+    ]
+    if len({line.shape for line in lines}) > 1:
+        raise UserError("--grid needs images of one size; set data.augment.crop (--set) for it")
+    half = -(-len(lines) // 2)
+    gap = np.full((lines[0].shape[0], 12, 3), 255, np.uint8)
+    right = lines[half:] + [np.full_like(lines[0], 255)] * (2 * half - len(lines))
+    write_image(
+        path, np.concatenate([np.concatenate([a, gap, b], axis=1) for a, b in zip(lines[:half], right, strict=True)])
+    )
+
+
+def _evenly(count: int, rows: int) -> list[int]:
+    return sorted({int(n) for n in np.linspace(0, count - 1, min(rows, count)).round()})
+
+
+def _trio(subject: Subject, match: Match, p: int, t: int) -> list[tuple[str, Pixels, ImageSpec]]:
+    """Input (if it is known), output and target of a pair."""
+    sides: list[tuple[str, Pictures, int]] = [("output", match.predicted, p), ("target", match.target, t)]
+    if subject.inputs is not None:
+        sides.insert(0, ("input", subject.inputs, p))
+    found = []
+    for caption, pictures, index in sides:
+        pixels = next(iter(pictures.stream([index], lambda pixels: pixels)))
+        if isinstance(pixels, ImageError):
+            raise pixels
+        found.append((caption, pixels, pictures.spec))
+    return found
+
+
+def _rgb(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    """Any picture as RGB (H, W, 3), uint8."""
+    seen = visible(normalise(torch.from_numpy(np.ascontiguousarray(pixels[None])), spec), spec)
+    return np.asarray(((seen[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy())
+
+
+def _small(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    import cv2
+
+    shown = _rgb(pixels, spec)
+    scale = THUMBNAIL / max(shown.shape[:2])
+    if scale >= 1:
+        return shown
+    size = (max(1, round(shown.shape[1] * scale)), max(1, round(shown.shape[0] * scale)))
+    return np.asarray(cv2.resize(shown, size, interpolation=cv2.INTER_AREA))
+
+
+def is_generative(config: Config) -> bool:
+    """Whether a run makes its outputs of noise."""
+    with torch.device("meta"):
+        return isinstance(config.method.build(config.data, inference=True), GenerativeMethod)
