@@ -29,6 +29,12 @@ COMMANDS = [
     ["config", "list"],
     ["info"],
     ["demo"],
+    ["evaluate"],
+    ["compare"],
+    ["report"],
+    ["weights"],
+    ["weights", "get"],
+    ["weights", "list"],
 ]
 
 TINY = [

@@ -474,6 +474,11 @@ def _label_spec(match: Match) -> ImageSpec | None:
     return match.target.spec if match.target.spec.kind == "labels" else None
 
 
+def _of_images(match: Match) -> bool:
+    """Whether a feature network can look at the outputs."""
+    return match.predicted.spec.kind == "image" or match.predicted.spec.palette is not None
+
+
 def _joined_digest(digests: Sequence[bytes]) -> str:
     """Names a set of pictures by their pixels, in whatever order."""
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:12]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from translate.data.datasets import ImageDataset
-from translate.data.files import expand, find_images, stem_key
+from translate.data.files import expand, stem_key
 from translate.data.images import ImageFile, Pixels, load_pixels_like, read_pixels
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, UserError
@@ -79,7 +79,7 @@ class FilePictures(Pictures):
         self.title, self.spec = str(where), spec
         self.names = [stem_key(path, root) for path in self._paths]
         if len(set(self.names)) < len(self.names):
-            (twice, _), *_ = Counter(self.names).most_common(1)
+            twice = Counter(self.names).most_common(1)[0][0]
             raise UserError(f"{where}: two files are called {twice}; names must differ in more than the suffix")
 
     def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
@@ -177,11 +177,3 @@ def _as_data(pixels: Pixels, spec: ImageSpec) -> Pixels:
     if spec.kind == "labels" and spec.palette is not None:
         return load_pixels_like(ImageFile(pixels, None, None, "png", None), spec)
     return pixels
-
-
-def is_folder_of_images(path: Path) -> bool:
-    """Whether there is at least one image below a folder."""
-    try:
-        return bool(find_images(path))
-    except UserError:
-        return False

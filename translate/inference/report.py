@@ -21,6 +21,7 @@ from translate.data.images import normalise, read_image, read_pixels, write_imag
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.metrics import images as metrics
+from translate.metrics.scores import MEASURES, Measure
 from translate.page import fact_list, html_page, write_page
 
 THUMBNAIL = 320
@@ -28,10 +29,10 @@ THUMBNAIL = 320
 QUALITY = 85
 """WebP quality of those pictures."""
 
-_METRICS: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], str, str]] = {
-    "L1": (metrics.l1, "{:.4f}", "mean absolute difference, 0 to 1; lower is better"),
-    "PSNR": (metrics.psnr, "{:.2f} dB", "peak signal-to-noise ratio; higher is better"),
-    "SSIM": (metrics.ssim, "{:.4f}", "structural similarity; higher is better"),
+_COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l1": metrics.l1,
+    "psnr": metrics.psnr,
+    "ssim": metrics.ssim,
 }
 
 
@@ -118,7 +119,7 @@ def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
         sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in pair)
         raise UserError(f"output and target differ in size ({sizes}): not compared")
     made, wanted = (normalise(torch.from_numpy(pixels[None]), spec) for pixels in pair)
-    return {name: float(measure(made, wanted)) for name, (measure, _, _) in _METRICS.items()}
+    return {name: float(measure(made, wanted)) for name, measure in _COMPARED.items()}
 
 
 def _write_thumbnail(path: Path, thumbnail: Path, spec: ImageSpec) -> tuple[int, int]:
@@ -168,14 +169,19 @@ def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple
     return html_page(f"{len(rows)} {plural} converted", body, style=_STYLE)
 
 
+def _named() -> list[tuple[str, Measure]]:
+    return [(name, MEASURES[name]) for name in _COMPARED]
+
+
 def _averages(rows: Sequence[_Row]) -> str:
     compared = [row.values for row in rows if row.values]
     if not compared:
         return ""
     boxes = "".join(
-        f'<div title="{meaning}"><b>{form.format(np.mean([values[name] for values in compared]))}</b>'
-        f"<span>mean {name}</span></div>"
-        for name, (_, form, meaning) in _METRICS.items()
+        f'<div title="{measure.about}; {measure.better} is better">'
+        f"<b>{measure.text(float(np.mean([values[name] for values in compared])))}</b>"
+        f"<span>mean {measure.title}</span></div>"
+        for name, measure in _named()
     )
     return f'<section class="means">{boxes}<p>over {len(compared)} images with a target</p></section>'
 
@@ -188,8 +194,8 @@ def _card(row: _Row) -> str:
         for caption, thumbnail, file, width, height in row.pictures
     )
     values = " ".join(
-        f"<span>{name} {form.format(row.values[name])}</span>"
-        for name, (_, form, _) in _METRICS.items()
+        f"<span>{measure.title} {measure.text(row.values[name])}</span>"
+        for name, measure in _named()
         if name in row.values
     )
     remark = f'<p class="remark">{escape(row.remark)}</p>' if row.remark else ""

@@ -50,8 +50,9 @@ class PerceptualSettings(Settings):
     on average, and need another `weight` than torchvision's."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     """Checksum that the weights file must have."""
-    layers: dict[str, float] = Field(default={"conv5_4": 1.0}, min_length=1)
-    """Weight of each layer: `conv<block>_<n>` before its ReLU, `relu<block>_<n>` after it."""
+    layers: dict[str, float] = Field(default={"relu5_4": 1.0}, min_length=1)
+    """Weight of each layer: `conv<block>_<n>` before its ReLU, `relu<block>_<n>` after it. The default is SRGAN's VGG54
+    (Ledig et al., arXiv 1609.04802, section 2.2.1); before the ReLU normalised weights have means around -50."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the term in the generator's loss."""
 
