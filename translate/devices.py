@@ -6,7 +6,8 @@ import contextlib
 import ctypes
 import os
 import platform
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 
@@ -51,6 +52,25 @@ def cpu_multiplies_bf16() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextlib.contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Float32 as it is written, in the whole process: no autocast, no TF32 or bf16 inside convolutions and products.
+
+    Torch lets cuDNN's convolutions use TF32 unless told otherwise: features then differ in the third digit.
+    """
+    backends: Any = torch.backends  # the stubs know just some of them
+    places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def keep_freed_memory() -> None:

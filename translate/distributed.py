@@ -1,4 +1,4 @@
-"""Several processes by `torchrun`: in training gradients are averaged once per turn, in evaluation statistics are merged.
+"""Several processes by `torchrun`: training averages gradients once per turn, evaluation merges statistics.
 
 The trainer averages instead of wrapping networks in DistributedDataParallel: an adversarial turn has several forwards
 and may have gradients of gradients, which the wrapper mishandles.

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from translate.devices import exact_float32
 from translate.errors import UserError
-from translate.metrics.features import FeatureNetwork, central_crop, exact_float32, feature_network, from_module
+from translate.metrics.features import FeatureNetwork, central_crop, feature_network, from_module
 from translate.metrics.protocol import ProtocolSettings
 from translate.pretrained.inception import resize
 from translate.pretrained.store import digest_of, find

@@ -123,10 +123,14 @@ def evaluate(
     from translate.evaluation.engine import Options
     from translate.evaluation.engine import evaluate as measure
     from translate.metrics.protocol import ProtocolSettings
+    from translate.metrics.scores import CODE_NAMES
     from translate.metrics.segmentation import load_segmenter
     from translate.run import load_weights
 
     if is_token_file(predicted):
+        for name in names or []:
+            if name not in CODE_NAMES:
+                raise UserError(f"{name}: of a token file only {' and '.join(CODE_NAMES)} are measured")
         _finish([subjects.tokens(predicted)], [out], as_json=as_json, quiet=quiet)
         return
     weights: Weights | None = None
@@ -142,23 +146,43 @@ def evaluate(
 
     chosen: SplitName | None = split.value if split else None
     common: dict[str, Any] = {"overrides": overrides or [], "split": chosen, "images": images}
-    where: dict[str, Any] = {"device": device, "precision": precision.value, "target": target}
+    where: dict[str, Any] = {"device": device, "precision": precision.value}
+    of_noise: dict[str, Any] = {"seed": seed, "truncation": truncation}
     torch_device = resolve_device(device)
     with processes(torch_device) as group:
+        quiet = quiet or not group.leads
         generative = weights is not None and subjects.is_generative(weights.config)
-        if weights is not None and names == ["parzen"]:
+        of_points = weights is not None and weights.config.data.kind == "toy"
+        if weights is not None and (names == ["parzen"] or of_points):
             if not generative:
                 raise UserError("parzen: needs a run that makes samples of noise")
-            found = subjects.points(weights, overrides=overrides or [], split=chosen, samples=images, seed=seed)
-            _finish([found], [_folder(out, weights, found, "")], as_json=as_json, quiet=quiet)
+            if names not in (None, ["parzen"]):
+                raise UserError(f"{names[0]}: a run that makes points is measured by parzen alone")
+            if target is not None:
+                raise UserError(f"{target}: parzen compares with a run's own data; leave TARGET out, --set data.root")
+            common["samples"] = common.pop("images")
+            point = subjects.points(weights, **common, **of_noise, **where)
+            if group.leads:
+                place = _folder(out, weights, point.reference.split()[0], "")
+                _finish([point], [place], as_json=as_json, quiet=quiet)
             return
         if weights is None:
             assert target is not None
-            subject = subjects.folders(predicted, target, names, matched=matched, images=images, classes=classes)
+            subject = subjects.folders(
+                predicted,
+                target,
+                names,
+                matched=matched,
+                images=images,
+                classes=classes,
+                segmented=segmenter is not None,
+            )
         elif generative:
-            subject = subjects.generative(weights, **common, **where, seed=seed, truncation=truncation)
+            subject = subjects.generative(weights, **common, **where, **of_noise, target=target)
         else:
-            subject = subjects.translating(weights, names, **common, **where, direction=direction)
+            subject = subjects.translating(
+                weights, names, **common, **where, target=target, matched=matched, direction=direction
+            )
         notes: list[str] = list(subject.notes)
         if names is None:
             names, left_out = subjects.default_measures(subject)
@@ -177,11 +201,18 @@ def evaluate(
             processes=group,
             segmenter=load_segmenter(segmenter, torch_device) if segmenter else None,
         )
-        whole = [("", subject)]
+        whole = {"": subject}
         if baselines:
-            whole += [(name, _baseline(name, weights, subject, overrides or [])) for name in ("input", "mean")]
+            assert weights is not None
+            others, senseless = subjects.baselines(weights, subject, overrides or [])
+            whole |= others
+            notes += senseless
+        if grid and subject.matches[0].pairs is None:
+            raise UserError(
+                "--grid shows pairs, and these outputs have no targets; 'translate sample' makes a grid of samples"
+            )
         found_all, folders, failed = [], [], []
-        for name, each in whole:
+        for name, each in whole.items():
             with progress(
                 f"measuring {name or each.title}", total=_work(each, options), quiet=quiet or as_json
             ) as advance:
@@ -189,34 +220,22 @@ def evaluate(
                     each.matches, options, subject=each.title, reference=each.reference, progress=advance
                 )
             evaluation = evaluation.model_copy(update={"notes": [*notes, *evaluation.notes]})
-            folder = _folder(out, weights, evaluation, name) if group.leads else None
+            folder = _folder(out, weights, each.split or "folder", name) if group.leads else None
             if folder and not name:
                 evaluation = subjects.show_best_and_worst(evaluation, each, folder)
             found_all.append(evaluation)
             folders.append(folder)
             failed += bad
+        failed = list(dict.fromkeys(failed))  # baselines fail where the run does
         if group.leads:
-            if grid:
-                subjects.write_grid(grid, subject)
             _finish(found_all, folders, as_json=as_json, quiet=quiet)
             for line in failed:
                 say(f"not measured: {line}")
+            if grid:
+                subjects.write_grid(grid, subject)
     if failed:
-        raise PartialFailure(f"{len(failed)} images could not be measured; the numbers are those of the others")
-
-
-def _baseline(name: str, weights: Weights | None, subject: Subject, overrides: list[str]) -> Subject:
-    from dataclasses import replace
-
-    from translate.evaluation import subjects
-
-    if weights is None or subject.inputs is None or subject.matches[0].pairs is None:
-        raise UserError(
-            "--baselines needs a run that translates pairs: they are its inputs, and the mean of its targets"
-        )
-    if name == "input":
-        return replace(subject, matches=[subjects.untranslated(subject)], title="the input itself")
-    return replace(subject, matches=[subjects.mean_target(weights, subject, overrides)], title="mean training image")
+        images_are = "1 image" if len(failed) == 1 else f"{len(failed)} images"
+        raise PartialFailure(f"{images_are} could not be measured; the numbers are those of the others")
 
 
 def _work(subject: Subject, options: Options) -> int:
@@ -232,14 +251,14 @@ def _work(subject: Subject, options: Options) -> int:
     return total // options.processes.world
 
 
-def _folder(out: Path | None, weights: Weights | None, evaluation: Evaluation, name: str) -> Path | None:
-    """Where an evaluation is kept: --out, or below the run; None for two folders without --out."""
+def _folder(out: Path | None, weights: Weights | None, place: str, name: str) -> Path | None:
+    """Where an evaluation (of a baseline, if it has a name) is kept: --out, or below the run, in the place of its
+    split; None for two folders without --out."""
     if out is not None:
         return out / name if name else out
     if weights is None or not (weights.path.parent / "config.yaml").is_file():
         return None
-    split = evaluation.reference.partition(" split")[0] if " split" in evaluation.reference else "folder"
-    return weights.path.parent / "evaluation" / (f"{split}-{name}" if name else split)
+    return weights.path.parent / "evaluation" / (f"{place}-{name}" if name else place)
 
 
 def _finish(evaluations: list[Evaluation], folders: list[Path | None], *, as_json: bool, quiet: bool) -> None:
@@ -259,9 +278,13 @@ def _finish(evaluations: list[Evaluation], folders: list[Path | None], *, as_jso
 def _tell(evaluations: Sequence[Evaluation]) -> None:
     """One evaluation as a list, several (a run and its baselines) as a table; the protocols beneath."""
     from translate.cli.compare import beneath, table_lines
-    from translate.metrics.scores import MEASURES, side_by_side
+    from translate.metrics.scores import MEASURES, rows
 
-    table = side_by_side(evaluations)
+    table = list(rows(evaluations))
+    if any(row.clash for row in table):  # a baseline failed where the run did not, or the other way round
+        for evaluation in evaluations:
+            _tell([evaluation])
+        return
     names = [evaluation.subject for evaluation in evaluations]
     if len(evaluations) > 1:
         lines = table_lines(evaluations, names, table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from translate.inference.sampler import Sampler
 from translate.inference.translator import Translator
 from translate.methods.generative import GenerativeMethod
 from translate.metrics.codebook import CodeUse
+from translate.metrics.parzen import RELIABLE as PARZEN_RELIABLE
 from translate.metrics.parzen import WARNING as PARZEN_WARNING
 from translate.metrics.parzen import choose_bandwidth, parzen
 from translate.metrics.scores import (
@@ -68,6 +70,8 @@ class Subject:
     matches: list[Match]
     title: str
     reference: str
+    split: Split | None = None
+    """Of a run's own data, where it is measured against them."""
     inputs: Pictures | None = None
     """What the outputs of the first match were made of, in its order."""
     notes: list[str] = field(default_factory=list)
@@ -84,6 +88,7 @@ def folders(
     matched: bool = False,
     images: int | None = None,
     classes: int | None = None,
+    segmented: bool = False,
 ) -> Subject:
     """Outputs in one folder, targets in another: pairs where their names agree, else two sets.
 
@@ -91,21 +96,28 @@ def folders(
         measures: what was asked for; names need not agree where it is measures of sets alone.
         matched: measure the pairs that there are where some names lack a partner.
         images: at most so many, spread evenly.
-        classes: the targets are label maps of so many classes.
+        classes: the targets are label maps of so many classes, and so are the outputs;
+        segmented: unless these are pictures, in which a segmenter shall find the classes.
 
     Raises:
-        UserError: a folder without images; names that do not agree where pairs are asked for.
+        UserError: a folder without images; names that do not agree where pairs are asked for; measures of pictures
+            for label maps in which a segmenter looks.
     """
-    outputs = FilePictures(predicted, ImageSpec())
     spec = ImageSpec(kind="labels", classes=classes) if classes else ImageSpec()
+    outputs = FilePictures(predicted, ImageSpec() if segmented else spec)
     targets = FilePictures(target, spec)
+    others = [name for name in measures or () if name not in LABEL_NAMES]
+    if classes and segmented and others:
+        raise UserError(
+            f"{others[0]} compares pictures, but --classes makes label maps of the targets; with a segmenter measure "
+            f"{', '.join(LABEL_NAMES)}"
+        )
     sets_alone = measures is not None and all(name in SET_NAMES for name in measures)
-    pairs = None if sets_alone else _by_name(outputs, targets, required=measures is not None, matched=matched)
+    required = measures is not None or classes is not None
+    pairs = None if sets_alone else _by_name(outputs, targets, required=required, matched=matched)
     if pairs is not None:
         chosen = [pairs[i] for i in _spread(len(pairs), images)]
-        match = Match(outputs, targets, chosen)
-        if classes:
-            match = replace(match, target=FilePictures(target, ImageSpec()), labels=targets)
+        match = Match(outputs, targets, chosen, labels=targets if classes and segmented else None)
     else:
         match = Match(
             outputs,
@@ -156,7 +168,9 @@ def data_of(weights: Weights, overrides: Sequence[str]) -> DataSettings:
             raise UserError(
                 f"--set {item}: evaluation changes nothing but where the data are, such as data.root=FOLDER"
             )
-    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), ["data.cache=none", *overrides])
+    toy = isinstance(weights.config.data, ToySettings)  # which has no cache
+    uncached = [] if toy else ["data.cache=none", "data.cache_folder=null"]
+    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), [*uncached, *overrides])
     return configs.validate(raw, str(weights.path), overrides).data
 
 
@@ -182,6 +196,7 @@ def translating(
     split: Split | None = None,
     direction: str | None = None,
     target: Path | None = None,
+    matched: bool = False,
     images: int | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -189,17 +204,23 @@ def translating(
     """A run that translates: what it makes of a split's sources, against their targets, or a folder's.
 
     A run of two directions is measured in both, and there and back again: the cycle's error, which needs no pairs.
+    Against a folder it is measured in one, its default where none is named.
     """
     data = data_of(weights, overrides)
+    offered = build_for_inference(weights).directions
+    if direction is not None and direction not in offered:
+        raise UserError(f"{weights.path}: has no direction {direction!r}; it offers {', '.join(offered)}")
+    directions = list(offered) if direction is None and target is None else [direction or offered[0]]
     dataset, name = open_split(data, split)
     assert isinstance(dataset, ImageDataset)
-    method = build_for_inference(weights)
-    directions = [direction] if direction else list(method.directions)
     sets_alone = measures is not None and all(measure in SET_NAMES for measure in measures)
     paired = data.kind == "paired"
+    loaded: dict[str, Translator] = {}
 
     def translator(which: str) -> Translator:
-        return Translator.load(weights.path, direction=which, device=device, precision=precision)
+        if which not in loaded:
+            loaded[which] = Translator.load(weights.path, direction=which, device=device, precision=precision)
+        return loaded[which]
 
     reference = f"{name} split of {_root(data)}" if target is None else str(target)
     matches, inputs = [], None
@@ -216,14 +237,15 @@ def translating(
             pairs = (
                 None
                 if sets_alone
-                else _by_name(outputs, truth, required=paired and measures is not None, matched=False)
+                else _by_name(outputs, truth, required=paired and measures is not None, matched=matched)
             )
         else:
             pairs = [(i, i) for i in range(len(source.names))] if paired else None
         if pairs is not None:
             by_output = dict(pairs)
             pairs = [(i, by_output[i]) for i in chosen if i in by_output]
-        labels = source if source.spec.kind == "labels" and pairs is not None and target is None else None
+        of_labels = source.spec.kind == "labels" and truth.spec.kind == "image"
+        labels = source if of_labels and pairs is not None and target is None else None
         matches.append(Match(outputs, truth, pairs, part, chosen, None if target else chosen, labels))
     if len(directions) == 2:
         for which, back in (directions, directions[::-1]):
@@ -232,7 +254,7 @@ def translating(
             again = TranslatedPictures(translator(back), there)
             pairs = [(i, i) for i in _spread(len(source.names), images)]
             matches.append(Match(again, source, pairs, f"cycle {source.side}"))
-    return Subject(matches, _title(weights), reference, inputs)
+    return Subject(matches, _title(weights), reference, name if target is None else None, inputs)
 
 
 def generative(
@@ -250,6 +272,7 @@ def generative(
     """A run that makes images of noise: its samples as a set, against a split's images, or a folder's."""
     data = data_of(weights, overrides)
     sampler = Sampler.load(weights.path, device=device, precision=precision)
+    name: Split | None = None
     if target is not None:
         references: Pictures = FilePictures(target, data.specs()["image"])  # type: ignore[arg-type]  # points have no folder
     else:
@@ -260,7 +283,7 @@ def generative(
     samples = SampledPictures(sampler, count, seed=seed, truncation=truncation)
     match = Match(samples, references, None, target_indices=_spread(len(references.names), images))
     shown = "" if truncation is None else f", truncation {truncation:g}"
-    return Subject([match], f"{_title(weights)}, seed {seed}{shown}", references.title)
+    return Subject([match], f"{_title(weights)}, seed {seed}{shown}", references.title, name)
 
 
 def _title(weights: Weights) -> str:
@@ -268,38 +291,59 @@ def _title(weights: Weights) -> str:
     return f"{folder}/{weights.path.stem} at step {weights.step:,}".lstrip("/")
 
 
-def mean_target(weights: Weights, subject: Subject, overrides: Sequence[str]) -> Match:
-    """The first match with the mean of the training targets in the place of each output.
+def baselines(
+    weights: Weights, subject: Subject, overrides: Sequence[str] = ()
+) -> tuple[dict[str, Subject], list[str]]:
+    """What the first match is like with outputs that nobody had to learn: `input`, the inputs themselves, and `mean`,
+    the mean of the training targets. And a line for what makes no sense here.
 
     Raises:
-        UserError: training images of different sizes have no mean.
+        UserError: the subject is no run that translates pairs of its own data.
     """
-    data = data_of(weights, overrides)
-    match = subject.matches[0]
-    assert isinstance(match.target, SidePictures)
+    match, inputs = subject.matches[0], subject.inputs
+    if inputs is None or match.pairs is None or not isinstance(match.target, SidePictures):
+        raise UserError(
+            "--baselines needs a run that translates pairs of its own data: they are its inputs, and the mean of its "
+            "targets"
+        )
+    found: dict[str, Subject] = {}
+    notes: list[str] = []
+    spec = match.target.spec
+    if (inputs.spec.kind, inputs.spec.width) == (spec.kind, spec.width):
+        found["input"] = replace(subject, matches=[replace(match, predicted=inputs)], title="the input itself")
+    else:
+        notes.append("the input itself is no baseline here: it is another kind of picture than the target")
+    mean = _mean(data_of(weights, overrides), match.target.side) if spec.kind == "image" else None
+    if mean is not None:
+        same = SamePicture(mean, match.predicted.names, spec, "mean training image")
+        found["mean"] = replace(subject, matches=[replace(match, predicted=same)], title=same.title)
+    else:
+        notes.append(
+            "the mean training image is no baseline here: label maps have none, nor have images of different sizes "
+            "(set data.augment.crop)"
+        )
+    return found, notes
+
+
+def _mean(data: DataSettings, side: str) -> Pixels | None:
+    """The mean of a side's readable training images as deep as the deepest; None where they differ in size."""
     dataset, _ = open_split(data, "train")
     assert isinstance(dataset, ImageDataset)
     total: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
-    train = SidePictures(dataset, match.target.side, "training")
-    count = 0
-    for pixels in train.stream(range(len(dataset)), lambda pixels: pixels.astype(np.float64)):
+    count, bits = 0, 8
+    for pixels in SidePictures(dataset, side, "training").stream(range(len(dataset)), lambda pixels: pixels):
         if isinstance(pixels, ImageError):
             continue
         if total is not None and pixels.shape != total.shape:
-            raise UserError(
-                "the mean training image is no baseline here: the images differ in size (data.augment.crop)"
-            )
-        total = pixels if total is None else total + pixels
+            return None
+        bits = max(bits, 8 * pixels.dtype.itemsize)
+        deep = pixels * (257.0 if pixels.dtype == np.uint8 else 1.0)  # 255 becomes 65535
+        total = deep if total is None else total + deep
         count += 1
-    assert total is not None
-    mean = (total / count).round().astype(np.uint8)
-    return replace(match, predicted=SamePicture(mean, match.predicted.names, match.target.spec, "mean training image"))
-
-
-def untranslated(subject: Subject) -> Match:
-    """The first match with the inputs themselves in the place of the outputs."""
-    assert subject.inputs is not None
-    return replace(subject.matches[0], predicted=subject.inputs)
+    if total is None:
+        raise UserError(f"data.train: no image in {_root(data)} can be read; 'translate data check' lists why")
+    mean = total / count
+    return (mean / 257).round().astype(np.uint8) if bits == 8 else mean.round().astype(np.uint16)
 
 
 # ---- which measures --------------------------------------------------------------------------------------------------
@@ -315,14 +359,17 @@ def default_measures(subject: Subject) -> tuple[list[str], list[str]]:
     first = subject.matches[0]
     notes: list[str] = []
     if first.pairs is None:
-        if store.find("inception") is None:
-            raise UserError(
-                "without pairs only sets compare, by Inception's features, which are not on this machine; "
-                "fetch them once with 'translate weights get inception', or give --features"
-            )
-        names = ["fid", "kid"]
-        return ([*names, "l1", "psnr"] if any(m.pairs is not None for m in subject.matches) else names), notes
-    if first.target.spec.kind == "labels" and first.labels is None:
+        of_cycles = ["l1", "psnr"] if any(match.pairs is not None for match in subject.matches) else []
+        if store.find("inception") is not None:
+            return ["fid", "kid", *of_cycles], notes
+        lacking = (
+            "without pairs only sets compare, by Inception's features, which are not on this machine; "
+            "fetch them once with 'translate weights get inception', or give --features with --measures frechet"
+        )
+        if not of_cycles:
+            raise UserError(lacking)
+        return of_cycles, [lacking]
+    if first.target.spec.kind == "labels":
         return list(LABEL_NAMES), notes
     names = ["l1", "psnr", "ssim"]
     if store.find("lpips-alex") is not None:
@@ -342,21 +389,34 @@ def points(
     split: Split | None = None,
     samples: int | None = None,
     seed: int = 0,
+    truncation: float | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
 ) -> Evaluation:
     """Parzen-window log likelihood of a split's samples under a kernel density of the model's own (Goodfellow et al.
-    2014, section 5): for low dimensions, with a warning beyond. Images count as vectors of values in [0, 1]."""
+    2014, section 5): for low dimensions, with a warning beyond. Images count as vectors of values in [0, 1]; those that
+    cannot be read are left out, with a note.
+
+    Raises:
+        UserError: less than two images can be read; else as Sampler.
+    """
     data = data_of(weights, overrides)
     dataset, name = open_split(data, split)
-    sampler = Sampler.load(weights.path)
+    sampler = Sampler.load(weights.path, device=device, precision=precision)
     count = samples or SAMPLES
-    made = sampler.sample(count, seed=seed)
+    made = sampler.sample(count, seed=seed, truncation=truncation)
+    notes: list[str] = []
     if isinstance(dataset, PointDataset):
         real = torch.from_numpy(dataset.points[:SAMPLES])
         fake = torch.from_numpy(np.asarray(made))
     else:
         side = SidePictures(dataset, "image", name)
-        seen = side.stream(_spread(len(dataset), SAMPLES), lambda pixels: pixels.astype(np.float64).ravel() / 255)
-        real = torch.from_numpy(np.stack([row for row in seen if not isinstance(row, ImageError)]))
+        seen = list(side.stream(_spread(len(dataset), SAMPLES), _as_vector))
+        notes += [f"left out: {row}" for row in seen if isinstance(row, ImageError)]
+        rows = [row for row in seen if not isinstance(row, ImageError)]
+        if len(rows) < 2:
+            raise UserError(f"parzen: expected at least 2 images in the {name} split of {_root(data)}, not {len(rows)}")
+        real = torch.from_numpy(np.stack(rows))
         fake = torch.from_numpy(np.asarray(made).reshape(count, -1) / 255)
     held_out = min(_PARZEN_HELD_OUT, len(real) // 2)
     bandwidth = choose_bandwidth(fake, real[:held_out])
@@ -372,14 +432,20 @@ def points(
             "reference samples": len(real) - held_out,
         },
     )
+    shown = "" if truncation is None else f", truncation {truncation:g}"
     return Evaluation(
-        subject=f"{_title(weights)}, seed {seed}",
-        reference=f"{name} split",
+        subject=f"{_title(weights)}, seed {seed}{shown}",
+        reference=f"{name} split of {_root(data)}",
         count=count,
         scores=[score],
-        notes=[PARZEN_WARNING] if real.shape[1] > 10 else [],
+        notes=[*notes, PARZEN_WARNING] if real.shape[1] > PARZEN_RELIABLE else notes,
         version=translate.__version__,
     )
+
+
+def _as_vector(pixels: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """(H, W, C) of integers -> (H·W·C,) in [0, 1]."""
+    return pixels.astype(np.float64).ravel() / np.iinfo(pixels.dtype).max
 
 
 def tokens(path: Path) -> Evaluation:
@@ -432,24 +498,28 @@ def show_best_and_worst(evaluation: Evaluation, subject: Subject, folder: Path, 
 
 
 def write_grid(path: Path, subject: Subject, rows: int = 10) -> None:
-    """A picture of results that nobody chose, evenly spaced by name: input, output and target, in two columns."""
+    """A picture of results that nobody chose, evenly spaced by name: input, output and target, in two columns.
+
+    Raises:
+        UserError: the images differ in size, or the file cannot be written.
+    """
     match = subject.matches[0]
-    if match.pairs is None:
-        raise UserError(
-            "--grid shows pairs, and these outputs have no targets; 'translate sample' makes a grid of samples"
-        )
-    trios = [match.pairs[i] for i in _evenly(len(match.pairs), rows)]
-    lines = [
-        np.concatenate([_rgb(pixels, spec) for _, pixels, spec in _trio(subject, match, p, t)], axis=1)
-        for p, t in trios
-    ]
-    if len({line.shape for line in lines}) > 1:
-        raise UserError("--grid needs images of one size; set data.augment.crop (--set) for it")
-    half = -(-len(lines) // 2)
-    gap = np.full((lines[0].shape[0], 12, 3), 255, np.uint8)
-    right = lines[half:] + [np.full_like(lines[0], 255)] * (2 * half - len(lines))
+    assert match.pairs is not None, "a grid shows pairs"
+    lines = []
+    for number in _evenly(len(match.pairs), rows):
+        with contextlib.suppress(ImageError):  # which the evaluation lists
+            trio = _trio(subject, match, *match.pairs[number])
+            lines.append([_rgb(pixels, spec) for _, pixels, spec in trio])
+    sizes = {picture.shape for line in lines for picture in line}
+    if len(sizes) != 1:
+        found = "differ in size; for a run set data.augment.crop (--set)" if sizes else "cannot be read"
+        raise UserError(f"--grid needs images of one size, but these {found}")
+    strips = [np.concatenate(line, axis=1) for line in lines]
+    half = -(-len(strips) // 2)
+    gap = np.full((strips[0].shape[0], 12, 3), 255, np.uint8)
+    right = strips[half:] + [np.full_like(strips[0], 255)] * (2 * half - len(strips))
     write_image(
-        path, np.concatenate([np.concatenate([a, gap, b], axis=1) for a, b in zip(lines[:half], right, strict=True)])
+        path, np.concatenate([np.concatenate([a, gap, b], axis=1) for a, b in zip(strips[:half], right, strict=True)])
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html import escape
@@ -20,8 +20,8 @@ from translate.data.files import find_images, stem_key
 from translate.data.images import normalise, read_image, read_pixels, write_image
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.metrics import images as metrics
-from translate.metrics.scores import MEASURES, Measure
+from translate.metrics.meters import PIXEL_MEASURES
+from translate.metrics.scores import MEASURES
 from translate.page import fact_list, html_page, write_page
 
 THUMBNAIL = 320
@@ -29,11 +29,7 @@ THUMBNAIL = 320
 QUALITY = 85
 """WebP quality of those pictures."""
 
-_COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "l1": metrics.l1,
-    "psnr": metrics.psnr,
-    "ssim": metrics.ssim,
-}
+_COMPARED = {name: MEASURES[name] for name in ("l1", "psnr", "ssim")}
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
         sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in pair)
         raise UserError(f"output and target differ in size ({sizes}): not compared")
     made, wanted = (normalise(torch.from_numpy(pixels[None]), spec) for pixels in pair)
-    return {name: float(measure(made, wanted)) for name, measure in _COMPARED.items()}
+    return {name: float(PIXEL_MEASURES[name](made, wanted)) for name in _COMPARED}
 
 
 def _write_thumbnail(path: Path, thumbnail: Path, spec: ImageSpec) -> tuple[int, int]:
@@ -169,10 +165,6 @@ def _html(rows: Sequence[_Row], facts: Mapping[str, str], failed: Sequence[tuple
     return html_page(f"{len(rows)} {plural} converted", body, style=_STYLE)
 
 
-def _named() -> list[tuple[str, Measure]]:
-    return [(name, MEASURES[name]) for name in _COMPARED]
-
-
 def _averages(rows: Sequence[_Row]) -> str:
     compared = [row.values for row in rows if row.values]
     if not compared:
@@ -181,7 +173,7 @@ def _averages(rows: Sequence[_Row]) -> str:
         f'<div title="{measure.about}; {measure.better} is better">'
         f"<b>{measure.text(float(np.mean([values[name] for values in compared])))}</b>"
         f"<span>mean {measure.title}</span></div>"
-        for name, measure in _named()
+        for name, measure in _COMPARED.items()
     )
     return f'<section class="means">{boxes}<p>over {len(compared)} images with a target</p></section>'
 
@@ -195,7 +187,7 @@ def _card(row: _Row) -> str:
     )
     values = " ".join(
         f"<span>{measure.title} {measure.text(row.values[name])}</span>"
-        for name, measure in _named()
+        for name, measure in _COMPARED.items()
         if name in row.values
     )
     remark = f'<p class="remark">{escape(row.remark)}</p>' if row.remark else ""

@@ -57,13 +57,12 @@ class Pix2PixSettings(Settings):
 class Pix2Pix(Method):
     """The algorithm box above, term by term."""
 
-    compares = {"": True}
-
     def __init__(self, settings: Pix2PixSettings, data: PairedSettings, *, inference: bool = False) -> None:
         super().__init__()
         specs: dict[str, ImageSpec] = data.specs()
         self.sides = (data.source, data.target)
         self.directions = (data.direction,)
+        self.compares = {"": True}
         self.source_spec, self.target_spec = specs[data.source], specs[data.target]
         source_width, target_width = self.source_spec.width, self.target_spec.width
         discriminator = settings.discriminator.build(source_width + target_width)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from translate.devices import exact_float32
 from translate.errors import UserError
 from translate.metrics.foreign import import_callable
 from translate.metrics.protocol import ProtocolSettings, Resize
@@ -181,22 +178,3 @@ def central_crop(images: Tensor, side: int) -> Tensor:
 
 def _is_table(value: object, rows: int) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2 and len(value) == rows and value.is_floating_point()
-
-
-@contextlib.contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
-    """Float32 as it is written, in the whole process: no autocast, no TF32 or bf16 inside convolutions and products.
-
-    Torch lets cuDNN's convolutions use TF32 unless told otherwise: features then differ in the third digit.
-    """
-    backends: Any = torch.backends  # the stubs know just some of them
-    places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
-    before = [place.fp32_precision for place in places]
-    try:
-        for place in places:
-            place.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision

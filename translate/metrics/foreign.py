@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,21 @@ from translate.errors import UserError
 def import_callable(text: str, what: str) -> Callable[..., Any]:
     """The callable that `package.module:name` names (`name` may be dotted); `what` opens the error, as `features`.
 
-    UserError where the text has another form, where the module is not found or fails while it is imported, and where
-    it has no such callable.
+    Modules in the current folder are found, as `python -m` finds them. UserError where the text has another form, where
+    the module is not found or fails while it is imported, and where it has no such callable.
     """
     module_name, _, name = text.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
         raise UserError(f"{what}: expected package.module:callable, not {text!r}")
+    if "" not in sys.path:  # a console script has just its own folder there
+        sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module does
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
             raise UserError(
-                f"{what}: no module {missing!r} is found for {text!r}; install it, or put its folder on PYTHONPATH"
+                f"{what}: no module {missing!r} is found for {text!r}; install it, or run from its folder"
             ) from error
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{what}: importing {module_name!r} failed ({told})") from error

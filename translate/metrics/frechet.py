@@ -196,8 +196,8 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """F (D, r) with F F^T = C: Cholesky's, which takes a twentieth of a decomposition's time, where C has full rank; by
-    the eigenvectors with a positive eigenvalue where not."""
+    """F (D, r) with F F^T = C: Cholesky's where C has full rank, in a twentieth of a decomposition's time; where not,
+    of the eigenvectors with a positive eigenvalue."""
     lower, failed = torch.linalg.cholesky_ex(covariance)
     if not failed:
         return torch.as_tensor(lower)

@@ -26,9 +26,7 @@ class ClassSums:
         """The sums of a batch of logits (N, C)."""
         logs = logits.double().log_softmax(1)
         probabilities = logs.exp()
-        # A probability of 0 adds 0 also where its logarithm is -inf.
-        terms = torch.where(probabilities > 0, probabilities * logs, 0)
-        return ClassSums(len(logits), probabilities.sum(0), terms.sum())
+        return ClassSums(len(logits), probabilities.sum(0), (probabilities * logs).sum())
 
     def plus(self, other: ClassSums) -> ClassSums:
         """The sums of both sets together."""

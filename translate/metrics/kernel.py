@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from translate.metrics.features import exact_float32
+from translate.devices import exact_float32
 
 
 @torch.no_grad()

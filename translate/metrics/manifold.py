@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from translate.devices import exact_float32
 from translate.errors import UserError
-from translate.metrics.features import exact_float32
 
 NEAREST = 3
 """k of precision and recall: Kynkäänniemi et al. 2019, section 3."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from translate.data.images import visible
 from translate.data.spec import ImageSpec, Spec
+from translate.devices import exact_float32
 from translate.errors import UserError
 from translate.metrics import images as measures
 from translate.metrics.protocol import ProtocolSettings
@@ -63,7 +64,8 @@ class PairMeter:
             else:
                 assert isinstance(spec, ImageSpec)
                 seen = (visible(output, spec).clamp(-1, 1), visible(target, spec))
-                found[name] = self._lpips[name](*seen).double()
+                with exact_float32(output.device):
+                    found[name] = self._lpips[name](*seen).double()
         return found
 
     def told(self, name: str, count: int, bits: Value) -> dict[str, Value]:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,8 @@ class _Step(NamedTuple):
 
 
 _Pooling = Callable[[Tensor], Tensor]
-_Part = _Step | _Pooling | tuple[_Step, _Step]
-_Branch = tuple[_Part, ...]
+_Part: TypeAlias = "_Step | _Pooling | tuple[_Step, _Step]"
+_Branch: TypeAlias = "tuple[_Part, ...]"
 
 _average: _Pooling = partial(avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 _maximum: _Pooling = partial(max_pool2d, kernel_size=3, stride=1, padding=1)

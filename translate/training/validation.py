@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -89,6 +90,7 @@ class Validator:
         values: dict[str, list[float]] = {}
         outputs: dict[str, Any] = {}
         references: dict[str, Any] = {}
+        broken: set[str] = set()
         try:
             for batch in batches:
                 tensors = to_device(batch, specs, self.device)
@@ -96,10 +98,13 @@ class Validator:
                     comparisons = method.comparisons(tensors, chance)
                 for part, (output, target, spec) in comparisons.items():
                     if self.pairs and part in self.paired:
-                        for name, found in self.pairs(output.float(), target, spec).items():
-                            values.setdefault(_key(part, name), []).extend(found.tolist())
+                        for name, each in self.pairs(output.float(), target, spec).items():
+                            values.setdefault(_key(part, name), []).extend(each.tolist())
                     if self.sets:
-                        self._collect(outputs, part, output.float(), spec, batch["name"])
+                        if output.isnan().any():  # as it is of pairs: a measure that is no number, not the run's end
+                            broken.add(part)
+                        else:
+                            self._collect(outputs, part, output.float(), spec, batch["name"])
                         if part not in self._references:
                             self._collect(references, part, target, spec, batch["name"])
         finally:
@@ -107,9 +112,10 @@ class Validator:
         means = mean_of(values)
         if self.sets:
             self._references.update(references)
-            for part, statistics in outputs.items():
-                found_scores = self.sets.scores(statistics, self._references[part])
-                means |= {_key(part, name): value for name, value in found_scores.items()}
+            for part, reference in self._references.items():
+                gone = part in broken
+                found = dict.fromkeys(self.sets.names, math.nan) if gone else self.sets.scores(outputs[part], reference)
+                means |= {_key(part, name): value for name, value in found.items()}
         chosen = [value for key, value in means.items() if key.rpartition("/")[2] == self.best]
         return {**means, "best": sum(chosen) / len(chosen)} if chosen else means
 
