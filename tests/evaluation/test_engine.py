@@ -117,7 +117,7 @@ def test_sets_are_measured_as_numpy_does(tmp_path: Path) -> None:
     assert told["frechet"]["features"] == "measured:Colours" and told["frechet"]["crop"] == "none"
     assert (told["kid"]["outputs"], told["kid"]["reference images"]) == (9, 7)
     assert told["inception-score"]["outputs"] == 9 and "target" not in told["inception-score"]
-    assert len(evaluation.notes) == 1 and "biased with 9 and 7 images" in evaluation.notes[0]
+    assert len(evaluation.notes) == 1 and "biased: with 9 and 7 images" in evaluation.notes[0]
 
 
 def test_a_folder_against_itself(two: tuple[Path, Path]) -> None:
@@ -335,12 +335,13 @@ def test_neither_order_nor_batches_matter(two: tuple[Path, Path], monkeypatch: p
         assert [score.protocol for score in again.scores] == [score.protocol for score in first.scores]
 
 
-def test_what_is_kept_is_chosen_by_the_hash_of_the_name(two: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("pairs", [["l1"], []])
+def test_what_is_kept_is_chosen_by_the_hash_of_the_name(pairs: list[str], two: tuple[Path, Path]) -> None:
     sides = [tree(folder) for folder in two]
     names = sorted(sides[0], key=lambda name: hashlib.sha256(name.encode()).digest())[:3]
     assert names != sorted(sides[0])[:3]
     a, b = (colours([side[name] for name in names]) for side in sides)
-    evaluation, _ = of(*two, "kid", "frechet", protocol=COLOURS.model_copy(update={"kept": 3}))
+    evaluation, _ = of(*two, "kid", "frechet", *pairs, protocol=COLOURS.model_copy(update={"kept": 3}))
     assert values(evaluation)["kid"] == pytest.approx(kid(a, b), rel=1e-4)
     told = {score.measure: score.protocol for score in evaluation.scores}
     assert told["kid"]["outputs"] == 3 and told["frechet"]["outputs"] == 6

@@ -28,7 +28,7 @@ from translate.evaluation.pictures import (
     read_ahead,
 )
 from translate.inference.folder import convert
-from translate.inference.sampler import Sampler, write_samples
+from translate.inference.sampler import SampleOptions, Sampler, write_samples
 from translate.inference.translator import Translator
 
 
@@ -201,8 +201,6 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("truncation", [None, 0.6])
 def test_samples_are_those_that_the_sampler_writes(truncation: float | None, gan: Path, tmp_path: Path) -> None:
-    from translate.inference.sampler import SampleOptions
-
     sampler = Sampler.load(gan, device="cpu")
     write_samples(sampler, tmp_path / "out", SampleOptions(count=21, seed=5, truncation=truncation))
     written = {name: pixels for name, pixels in tree(tmp_path / "out").items() if name.isdecimal()}
@@ -213,7 +211,7 @@ def test_samples_are_those_that_the_sampler_writes(truncation: float | None, gan
 
 
 def test_a_stretch_of_samples_has_the_same_bytes(gan: Path) -> None:
-    """Wherever it begins and ends: processes share the samples by it. A batch on a CPU has 16 of them."""
+    """Wherever it begins and ends: processes share the samples by it. A batch on a CPU has 8 of them."""
     sampler = Sampler.load(gan, device="cpu", precision="fp32")
     whole = list(sampler.sample(40, seed=2))
     found = SampledPictures(sampler, 40, seed=2)

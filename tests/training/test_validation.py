@@ -207,7 +207,7 @@ def test_sets_are_validated_too_and_their_noise_is_the_same_each_time() -> None:
     ("settings", "compares", "part"),
     [
         ({"measures": ["l1"]}, {"": False}, "l1 needs pairs, but this method compares sets alone"),
-        ({"measures": ["fid"], "protocol": {"features": "json:loads"}}, {"": False}, "on other features ask for 'frechet'"),
+        ({"measures": ["fid"], "protocol": {"features": "json:loads"}}, {"": False}, "ask for 'frechet'"),
         ({"measures": ["frechet"], "protocol": {"features": "nowhere"}}, {"": False}, "package.module:callable"),
     ],
 )

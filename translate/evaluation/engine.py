@@ -265,8 +265,8 @@ class _MatchRun:
                 raise UserError(
                     f"the output is {_size(output.pixels)}, its target {_size(target.pixels)}: not compared"
                 )
-            device = self.options.device
-            found = self.pair_meter(output.images.to(device), target.images.to(device), self.match.target.spec)
+            made, wanted = (side.to(self.options.device, torch.float64) for side in (output.images, target.images))
+            found = self.pair_meter(made, wanted, self.match.target.spec)
             part = self.match.part
             values = {f"{part} {measure}".strip(): float(value) for measure, value in found.items()}
         if self.confusion:

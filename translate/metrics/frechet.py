@@ -250,15 +250,15 @@ def bias_warning(a: Gaussian, b: Gaussian) -> str | None:
     """A line for the reader of a distance from few images, with the bias estimated; None where there are enough.
 
     Few are less than 2048, or less than the features' dimensions. The estimate is `expected_bias` under the covariance
-    of the larger set; where that set is small too, it lacks directions, and the estimate is too low.
+    of the larger set (of equal ones, the more varied), taken as Gaussian; where that set is small too, it lacks
+    directions, and the estimate is too low.
     """
     enough = max(FEW, len(a.mean))
     if min(a.count, b.count) >= enough:
         return None
-    larger = max(a, b, key=lambda gaussian: gaussian.count)
+    larger = max(a, b, key=lambda gaussian: (gaussian.count, float(gaussian.covariance.trace())))
     bias = expected_bias(larger.covariance, a.count, b.count)
     return (
-        f"biased with {a.count:,} and {b.count:,} images (fewer than {enough:,}): two sets of this size and of one "
-        f"Gaussian law with the larger set's covariance would be some {bias:.3g} or more apart; compare it just with "
-        "distances of as many images"
+        f"biased: with {a.count:,} and {b.count:,} images (fewer than {enough:,}) even two sets of one law would be "
+        f"some {bias:.3g} or more apart; compare it just with distances of as many images"
     )

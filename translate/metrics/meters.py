@@ -49,18 +49,19 @@ class PairMeter:
 
     @torch.no_grad()
     def __call__(self, output: Tensor, target: Tensor, spec: Spec) -> dict[str, Tensor]:
-        """Images (N, C, H, W) in [-1, 1] -> (N,) of each measure, float64.
+        """Images (N, C, H, W) in [-1, 1] -> (N,) of each measure, float64; pixel measures compute in the images' format
+        (float32 is right to 1e-6).
 
         Label maps are compared class by class (one-hot), but by LPIPS in their colours.
         """
-        pixels = target.double(), output.double()  # the formulas' small differences of squares want the digits
+        pixels = (target, output)
         if self.protocol.channels == "luma":
             pixels = measures.luma(pixels[0]), measures.luma(pixels[1])
         inner = [measures.inner(side, self.protocol.border) for side in pixels]
         found: dict[str, Tensor] = {}
         for name in self.names:
             if name in PIXEL_MEASURES:
-                found[name] = PIXEL_MEASURES[name](inner[1], inner[0])
+                found[name] = PIXEL_MEASURES[name](inner[1], inner[0]).double()
             else:
                 assert isinstance(spec, ImageSpec)
                 seen = (visible(output, spec).clamp(-1, 1), visible(target, spec))
