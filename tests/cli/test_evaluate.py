@@ -150,7 +150,7 @@ def test_two_folders_print_each_number_with_its_protocol(call: Any) -> None:
         assert score.text in said.out
         assert all(f"{key} {value}" in said.out for key, value in score.protocol.items())
     assert "L1" in said.out and "PSNR" in said.out and "Fréchet distance" in said.out
-    assert "note: Fréchet distance: biased with 5 and 5 images" in said.out
+    assert "note: Fréchet distance: biased" in said.out and "5 and 5 images" in said.out
     assert "measuring " in said.err and "measuring " not in as_json.err
 
 
@@ -284,6 +284,14 @@ def test_a_baseline_that_fails_where_the_run_does_not(call: Any, places: dict[st
     said = call("RUN", "--measures", "l1", "--baselines")
     assert said.code == 1 and "mean training image" in said.out and "images 4" in said.out and "images 5" in said.out
     assert "not measured: 2: the output is 24x16 with 3 channels, its target 24x24" in said.err
+
+
+def test_a_picture_that_all_lack_is_listed_once(call: Any, places: dict[str, Path]) -> None:
+    (places["TMP"] / "pairs" / "test" / "A" / "2.png").write_bytes(b"no picture")
+    said = call("RUN", "--measures", "l1,frechet", "--features", COLOURS, "--baselines", "--quiet")
+    assert said.code == 1 and "mean training image" in said.out
+    lines = said.err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("not measured: 2: ") and lines[1].startswith("error: 1 image could")
 
 
 MISTAKES = [

@@ -17,7 +17,6 @@ from translate.data.datasets import ImageDataset
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, UserError
 from translate.evaluation.pictures import (
-    AHEAD,
     READERS,
     FilePictures,
     Pictures,
@@ -66,12 +65,23 @@ def test_an_exception_is_raised_in_its_turn_and_no_thread_stays() -> None:
 
 
 def test_who_stops_early_leaves_no_thread_and_no_work() -> None:
-    before, read_already = threading.active_count(), []
-    stream = read_ahead(range(1000), lambda number: read_already.append(number) or number)  # type: ignore[func-returns-value]
+    before, go = threading.active_count(), threading.Event()
+    begun: list[int] = []
+
+    def read(number: int) -> int:
+        begun.append(number)
+        if number >= 3:
+            go.wait(10)
+        return number
+
+    stream = read_ahead(range(1000), read)
     assert [next(stream) for _ in range(3)] == [0, 1, 2]
+    timer = threading.Timer(0.1, go.set)  # what is being read is read to its end
+    timer.start()
     stream.close()  # type: ignore[attr-defined]  # a generator
+    timer.join()
     assert threading.active_count() == before
-    assert len(read_already) <= 3 + AHEAD + READERS
+    assert len(begun) <= 3 + READERS
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

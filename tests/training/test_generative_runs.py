@@ -47,7 +47,8 @@ def shrunk(raw: Any, key: str = "") -> Any:
         return {k: shrunk(v, k) for k, v in raw.items()}
     if isinstance(raw, list):
         return [8 for _ in raw] if key == "hidden" else [shrunk(v) for v in raw]
-    return small.get(key, raw) if raw is not None else None
+    value = small.get(key, raw)  # of the same kind: `resize` is a size here and a way to resize there
+    return value if isinstance(raw, str) == isinstance(value, str) and raw is not None else raw
 
 
 GENERATIVE = [name for name in configs.shipped_configs() if configs.load(name).method.kind != "pix2pix"]

@@ -58,7 +58,7 @@ def _entry(pictures: Pictures, files: list[list[Path]], indices: Sequence[int], 
     # Names choose whose features are kept: of two sets with the same pictures perhaps not those of the same ones.
     kept = meter.kept([pictures.names[index] for index in indices])
     chosen = sorted(content for content, keep in zip(contents, kept, strict=True) if keep)
-    key = [_FORMAT, meter.network.protocol(), meter.keeps, _behaviour(meter), pictures.key(), sorted(contents), chosen]
+    key = [_FORMAT, meter.network.protocol(), _behaviour(meter), pictures.key(), sorted(contents), chosen]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     return user_cache_folder() / "statistics" / f"{digest}.safetensors"
 

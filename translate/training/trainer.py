@@ -159,6 +159,9 @@ class Trainer:
         self.method_weights = dict(self.method.weights)
         self.ema = EMA(self.method.exported(), settings.ema) if settings.ema else None
         compares = self.method.compares if self.validation_set is not None else {}
+        if config.validation.measures is not None and not compares:
+            why = "names no split" if self.validation_set is None else "is there, but this method compares nothing"
+            raise UserError(f"validation.measures: data.validation {why}, so there is nothing to measure; leave it out")
         self.validator = Validator(config.validation, compares, self.device) if compares else None
 
         self.batch = settings.batch_size * settings.accumulation * processes.world

@@ -58,21 +58,17 @@ class Validator:
         if settings.best is not None and settings.best not in wanted and (paired or settings.best in SET_NAMES):
             wanted.append(settings.best)
         for name in settings.measures or ():
-            if not compares or (name in PAIR_NAMES and not paired):
-                offered = "nothing" if not compares else f"sets alone: choose among {', '.join(SET_NAMES)}"
-                raise UserError(f"validation.measures: {name} needs pairs, but this method compares {offered}")
-        self.paired, self.compares = set(paired), compares
-        self.device = device
-        self.pairs = PairMeter(wanted, settings.protocol, device) if paired and compares else None
+            if name in PAIR_NAMES and not paired:
+                raise UserError(
+                    f"validation.measures: {name} needs pairs, but this method compares sets alone: choose among "
+                    f"{', '.join(SET_NAMES)}"
+                )
+        self.paired, self.device = set(paired), device
+        self.pairs = PairMeter(wanted, settings.protocol, device) if paired else None
         of_sets = [name for name in wanted if name in SET_NAMES]
-        self.sets = SetMeter(of_sets, settings.protocol, device) if of_sets and compares else None
+        self.sets = SetMeter(of_sets, settings.protocol, device) if of_sets else None
         self.best = settings.best if settings.best in wanted else (wanted[0] if wanted else None)
         self._references: dict[str, Any] = {}
-
-    @property
-    def measures(self) -> bool:
-        """Whether there is anything to measure."""
-        return bool((self.pairs and self.pairs.names) or self.sets)
 
     @torch.no_grad()
     def __call__(
