@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from measured import GAN, PAIRS, PIX2PIX, Array, export, read, smooth, tree, write, write_pairs
 from torch import Tensor, nn
 
@@ -232,6 +233,32 @@ def test_a_stretch_of_samples_has_the_same_bytes(gan: Path) -> None:
             assert pixels.tobytes() == expected.tobytes()
         streamed: list[Array] = [image for batch in sampler.stream(end, seed=2, first=first) for image in batch]
         assert [image.tobytes() for image in streamed] == [image.tobytes() for image in whole[first:end]]
+
+
+class Gone(nn.Module):
+    multiple, smallest, scale = 1, 1, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        light = x.mean() + 1
+        return x * light / light  # 0 / 0 where a picture is black
+
+
+def test_outputs_that_are_no_numbers_are_no_pictures(gan: Path, tmp_path: Path) -> None:
+    """Not black ones: a listed picture of a translation, a line for samples."""
+    for number, pixels in enumerate((smooth(0), np.zeros_like(smooth(0)))):
+        write(tmp_path / f"{number}.png", pixels)
+    facts = {"model": "gone.safetensors"}
+    translator = Translator(Gone(), ImageSpec(), ImageSpec(), device="cpu", precision="fp32", facts=facts)
+    first, second = pixels_of(TranslatedPictures(translator, FilePictures(tmp_path, ImageSpec())))
+    np.testing.assert_array_equal(first, smooth(0))
+    text = "gone.safetensors: the network failed on 32x24 pixels (its output is no number (NaN) in fp32)"
+    assert str(second) == text
+    summary = convert(translator, tmp_path, tmp_path / "out")
+    assert summary.written == 1 and [path.name for path, _ in summary.failed] == ["1.png"]
+    sampler = Sampler.load(gan, device="cpu", precision="fp32")
+    next(sampler._trained.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match=r"last\.safetensors: its samples are no numbers"):
+        pixels_of(SampledPictures(sampler, 3))
 
 
 def test_one_picture_in_the_place_of_each() -> None:

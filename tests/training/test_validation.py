@@ -170,7 +170,7 @@ SPECS = {"A": ImageSpec(), "B": ImageSpec()}
 
 def test_validation_leaves_the_mode_as_it_was_and_measures_in_eval() -> None:
     method = Copy()
-    validator = Validator(ValidationSettings(), method.compares, CPU)
+    validator = Validator(ValidationSettings(), method.compares, 10, CPU)
     values = validator(method, [batch_of(51, 102)], SPECS, torch.float32)
     assert method.training
     assert values["l1"] == pytest.approx(0.2, rel=1e-5)
@@ -191,7 +191,7 @@ def test_sets_are_validated_too_and_their_noise_is_the_same_each_time() -> None:
     protocol = ProtocolSettings(features=f"{__name__}:Means")
     settings = ValidationSettings(measures=["frechet", "l1"], protocol=protocol)
     method = Copy()
-    validator = Validator(settings, method.compares, CPU)
+    validator = Validator(settings, method.compares, 10, CPU)
     batches = [batch_of(0, 100), batch_of(90, 200, 3)]
     values = validator(method, batches, SPECS, torch.float32)
     assert set(values) == {"frechet", "apart/frechet", "l1", "best"}
@@ -209,11 +209,13 @@ def test_sets_are_validated_too_and_their_noise_is_the_same_each_time() -> None:
         ({"measures": ["l1"]}, {"": False}, "l1 needs pairs, but this method compares sets alone"),
         ({"measures": ["fid"], "protocol": {"features": "json:loads"}}, {"": False}, "ask for 'frechet'"),
         ({"measures": ["frechet"], "protocol": {"features": "nowhere"}}, {"": False}, "package.module:callable"),
+        ({"measures": ["precision"]}, {"": True}, "precision needs at least 6 images"),
+        ({"measures": ["kid"], "images": 1}, {"": True}, "kid needs at least 2 images"),
     ],
 )
 def test_measures_that_a_method_cannot_have(settings: dict[str, Any], compares: dict[str, bool], part: str) -> None:
     with pytest.raises(UserError, match=re.escape(part)):
-        Validator(ValidationSettings(**settings), compares, CPU)
+        Validator(ValidationSettings(**settings), compares, 5, CPU)
 
 
 def test_the_best_must_be_measured() -> None:

@@ -137,6 +137,8 @@ def evaluate(
     is_run = predicted.suffix == ".safetensors" or (predicted / "config.yaml").is_file()
     if is_run:
         weights = load_weights(predicted)
+        if classes is not None:
+            raise UserError("--classes is for a folder of label maps; a run knows what its sides are")
     elif target is None:
         raise UserError(
             f"{predicted}: is no run, so it needs the folder of its targets: translate evaluate PREDICTED TARGET"

@@ -355,7 +355,13 @@ class Sampler:
         latents = latents.to(self.device)
         labels = None if labels is None else labels.to(self.device)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self._method.generate(latents, labels).float()
+            made = self._method.generate(latents, labels).float()
+        if made.isnan().any():
+            raise UserError(
+                f"{self.facts.get('model', 'model')}: its samples are no numbers (NaN) in {FORMAT_NAMES[self.dtype]}; "
+                "try --precision fp32, or earlier weights"
+            )
+        return made
 
     def _network(self, truncation: float | None, on_progress: Callable[[int], None] | None = None) -> nn.Module:
         """The generator in the precision it runs in, with the statistics that belong to the truncation."""

@@ -171,6 +171,9 @@ class Translator:
         Returns:
             N arrays (H*scale, W*scale, C') of the input's depth; class numbers of the smallest fitting type
             where the target is a label map.
+
+        Raises:
+            ValueError: the network's output is no number; its training went wrong, or the number format is too narrow.
         """
         if self.protocol == "default":
             if self.device.type != "cpu":
@@ -198,6 +201,8 @@ class Translator:
         tensor = tensor.to(dtype, memory_format=memory_format(dtype))
         fake: Tensor = self._network(dtype)(tensor).float()
         fake = fake[:, :, : height * self.scale, : width * self.scale]
+        if fake.isnan().any():
+            raise ValueError(f"its output is no number (NaN) in {FORMAT_NAMES[dtype]}")
         # Class numbers say nothing of depth, and a palette's colours are of 8 bits.
         depth = np.uint16 if deep and self.target.kind == "image" else np.uint8
         return to_pixels(fake, self.target, depth)

@@ -162,7 +162,9 @@ class Trainer:
         if config.validation.measures is not None and not compares:
             why = "names no split" if self.validation_set is None else "is there, but this method compares nothing"
             raise UserError(f"validation.measures: data.validation {why}, so there is nothing to measure; leave it out")
-        self.validator = Validator(config.validation, compares, self.device) if compares else None
+        self.validator = None
+        if compares and self.validation_set is not None:
+            self.validator = Validator(config.validation, compares, len(self.validation_set), self.device)
 
         self.batch = settings.batch_size * settings.accumulation * processes.world
         self.epoch = len(self.dataset)

@@ -13,12 +13,17 @@ from translate.data.images import to_device
 from translate.data.spec import Spec
 from translate.errors import UserError
 from translate.methods.base import Method
+from translate.metrics.manifold import NEAREST_REAL
 from translate.metrics.meters import PairMeter, SetMeter, mean_of
 from translate.metrics.protocol import ProtocolSettings
 from translate.metrics.scores import MEASURES, PAIR_NAMES, SET_NAMES, PairName, SetName
 from translate.settings import Settings, SpanField, parse_span
 
 DEFAULT_MEASURES: tuple[PairName, ...] = ("l1", "psnr", "ssim")
+SMALLEST_SETS = {"fid": 2, "frechet": 2, "kid": 2} | dict.fromkeys(
+    ("precision", "recall", "density", "coverage"), NEAREST_REAL + 1
+)
+"""Images that a set measure cannot do without: a covariance needs two, an image six for five neighbours."""
 
 
 class ValidationSettings(Settings):
@@ -52,7 +57,10 @@ class Validator:
         UserError: weights or features that a measure needs are not there, or the method has nothing for it.
     """
 
-    def __init__(self, settings: ValidationSettings, compares: Mapping[str, bool], device: torch.device) -> None:
+    def __init__(
+        self, settings: ValidationSettings, compares: Mapping[str, bool], images: int, device: torch.device
+    ) -> None:
+        """For a method that compares so, on a validation split of so many images."""
         paired = [name for name, is_paired in compares.items() if is_paired]
         wanted: list[str] = list(settings.measures or (DEFAULT_MEASURES if paired else ()))
         if settings.best is not None and settings.best not in wanted and (paired or settings.best in SET_NAMES):
@@ -63,6 +71,9 @@ class Validator:
                     f"validation.measures: {name} needs pairs, but this method compares sets alone: choose among "
                     f"{', '.join(SET_NAMES)}"
                 )
+            needed = SMALLEST_SETS.get(name, 1)
+            if min(images, settings.images or images) < needed:
+                raise UserError(f"validation.measures: {name} needs at least {needed} images to validate on")
         self.paired, self.device = set(paired), device
         self.pairs = PairMeter(wanted, settings.protocol, device) if paired else None
         of_sets = [name for name in wanted if name in SET_NAMES]
