@@ -18,6 +18,7 @@ from translate.data.datasets import ImageDataset
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, UserError
 from translate.evaluation.pictures import (
+    AHEAD,
     READERS,
     FilePictures,
     Pictures,
@@ -83,6 +84,24 @@ def test_who_stops_early_leaves_no_thread_and_no_work() -> None:
     timer.join()
     assert threading.active_count() == before
     assert len(begun) <= 3 + READERS
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, AHEAD), (300, 3), (900, READERS)])
+def test_large_results_are_not_heaped_up(size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("translate.evaluation.pictures.AHEAD_BYTES", 1000)
+    begun: list[int] = []
+
+    def read(number: int) -> tuple[int, np.ndarray[Any, Any]]:
+        begun.append(number)
+        return number, np.zeros(size, np.uint8)
+
+    stream = read_ahead(range(100), read)
+    for taken in range(1, 30):
+        assert next(stream)[0] == taken - 1
+        deadline = time.monotonic() + 5
+        while len(begun) < taken + most and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(begun) == taken + most
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,23 +26,32 @@ R = TypeVar("R")
 READERS = 2
 """Threads that decode: OpenCV frees the interpreter meanwhile."""
 AHEAD = 16
-"""Pictures decoded before their turn, at most."""
+"""Pictures decoded before their turn, at most ..."""
+AHEAD_BYTES = 1 << 28
+"""... and about so many bytes of what is made of them, however large they are."""
 
 
-def read_ahead(tasks: Sequence[T], read: Callable[[T], R]) -> Iterator[R]:
+def read_ahead(tasks: Iterable[T], read: Callable[[T], R]) -> Iterator[R]:
     """`map(read, tasks)` by threads that keep some results ready; an exception of `read` is raised in its turn."""
+    left, largest = iter(tasks), 1
     with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[Future[R]] = deque()
+        waiting = deque(pool.submit(read, task) for task in islice(left, READERS))
         try:
-            for task in tasks:
-                waiting.append(pool.submit(read, task))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                result = waiting.popleft().result()
+                largest = max(largest, _bytes(result))
+                room = min(AHEAD, max(READERS, AHEAD_BYTES // largest)) - len(waiting)
+                waiting.extend(pool.submit(read, task) for task in islice(left, max(0, room)))
+                yield result
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _bytes(result: object) -> int:
+    """Of the arrays and tensors in a result, or in a tuple of them."""
+    parts = result if isinstance(result, tuple) else (result,)
+    return sum(int(getattr(part, "nbytes", 0)) for part in parts)
 
 
 class Pictures(ABC):
