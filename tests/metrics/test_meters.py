@@ -207,7 +207,7 @@ class Broken(Method):
 def test_outputs_that_are_no_numbers_do_not_end_a_run() -> None:
     """Their measures are none either, so that no step with them is the best; the other part's are as ever."""
     settings = ValidationSettings(measures=["frechet", "l1"], protocol=PROTOCOL)
-    validator = Validator(settings, Broken.compares, CPU)
+    validator = Validator(settings, Broken.compares, 10, CPU)
     batches = []
     for number, level in enumerate((40, 200)):
         sides = {side: torch.randint(0, 50, (3, 16, 16, 3)).add(level).byte() for side in "AB"}
