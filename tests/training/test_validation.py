@@ -180,6 +180,12 @@ def test_validation_leaves_the_mode_as_it_was_and_measures_in_eval() -> None:
     assert validator(method, [], SPECS, torch.float32) == {}
 
 
+def test_what_is_paired_on_the_side_chooses_nothing_by_default() -> None:
+    validator = Validator(ValidationSettings(), {"": False, "rebuilt": True}, 10, CPU)
+    assert validator.best is None
+    assert Validator(ValidationSettings(best="l1"), {"": False, "rebuilt": True}, 10, CPU).best == "l1"
+
+
 class Means(nn.Module):
     """Two features of an image: the mean of its first channel, and of the others."""
 

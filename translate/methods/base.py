@@ -53,7 +53,7 @@ class Method(nn.Module, ABC):
     """Whether its networks are faster in channels_last on a CPU in bf16, by measurement (docs/benchmarks.md)."""
     compares: Mapping[str, bool] = {}
     """The names of what `comparisons` gives, and whether each is paired: the measures of pairs (PSNR, LPIPS) need that,
-    those of sets (FID) do not. A lone one has no name, `""`."""
+    those of sets (FID) do not. The method's purpose comes first; a lone one has no name, `""`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class ValidationSettings(Settings):
     every: SpanField = parse_span("1 epochs")
     measures: list[PairName | SetName] | None = Field(default=None, min_length=1)
     """What is measured: l1, psnr, ssim, ms-ssim, lpips-alex, lpips-vgg where a method makes what a target shows, and
-    fid, kid, precision ... of its outputs as a set. Null: l1, psnr and ssim where there are targets, and `best`."""
+    fid, kid, precision ... of its outputs as a set. Null: l1, psnr, ssim where its outputs have targets, and `best`."""
     best: PairName | SetName | None = None
     """The measure that chooses best.safetensors; null for the first of `measures`. Where a method has several parts
     (two directions), the mean of theirs."""
@@ -62,7 +62,9 @@ class Validator:
     ) -> None:
         """For a method that compares so, on a validation split of so many images."""
         paired = [name for name, is_paired in compares.items() if is_paired]
-        wanted: list[str] = list(settings.measures or (DEFAULT_MEASURES if paired else ()))
+        # What comes first is the method's purpose; how well it rebuilds its inputs must not choose the best weights.
+        has_targets = next(iter(compares.values()), False)
+        wanted: list[str] = list(settings.measures or (DEFAULT_MEASURES if has_targets else ()))
         if settings.best is not None and settings.best not in wanted and (paired or settings.best in SET_NAMES):
             wanted.append(settings.best)
         for name in settings.measures or ():
