@@ -43,11 +43,12 @@ from translate.evaluation.pictures import read_ahead
 from translate.metrics.features import FeatureNetwork, feature_network
 from translate.metrics.protocol import ProtocolSettings
 
-EPSILON = 1e-3  # of the batch norm in pytorch-fid's network
+EPSILON = 1e-3  # of the batch norm in both libraries' networks
 
 
-def plain_network(folded: Mapping[str, Tensor]) -> Any:
-    """pytorch-fid's network with our weights, and a batch norm that is computed but changes nothing."""
+def unfolded(folded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors as pytorch-fid and torch-fidelity name theirs, with a batch norm that is computed but changes
+    nothing, and a classifier of zeros."""
     state: dict[str, Tensor] = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     for name, tensor in folded.items():
         layer, _, part = name.rpartition(".")
@@ -56,8 +57,15 @@ def plain_network(folded: Mapping[str, Tensor]) -> Any:
             state[f"{layer}.bn.weight"] = torch.ones(len(tensor))
             state[f"{layer}.bn.running_mean"] = torch.zeros(len(tensor))
             state[f"{layer}.bn.running_var"] = torch.full((len(tensor),), 1 - EPSILON)
+            state[f"{layer}.bn.num_batches_tracked"] = torch.tensor(0)
         elif part == "bias":
             state[f"{layer}.bn.bias"] = tensor
+    return state
+
+
+def plain_network(folded: Mapping[str, Tensor]) -> Any:
+    """pytorch-fid's network with our weights."""
+    state = unfolded(folded)
     pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state  # instead of a download
     return pytorch_fid.inception.InceptionV3([3]).eval()
 

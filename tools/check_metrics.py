@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_features import unfolded
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
@@ -32,7 +33,6 @@ from translate.evaluation.engine import Options, evaluate
 from translate.evaluation.subjects import folders
 from translate.pretrained import store
 
-EPSILON = 1e-3  # of the batch norm in torch-fidelity's network
 TOLERANCES = {
     "psnr": 1e-6,  # absolute, dB; both in float64
     "ssim": 1e-6,  # the same
@@ -98,19 +98,8 @@ def authors_lpips(package: Any, name: str) -> Any:
 def features(paths: list[Path]) -> Tensor:
     """(N, 2048) by torch-fidelity's extractor."""
     extractor = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
-    state: dict[str, Tensor] = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    for name, value in store.load("inception").tensors.items():
-        layer, _, part = name.rpartition(".")
-        if part == "weight" and layer != "fc":  # a batch norm that is computed, but changes nothing
-            state[f"{layer}.conv.weight"] = value
-            state[f"{layer}.bn.weight"] = torch.ones(len(value))
-            state[f"{layer}.bn.running_mean"] = torch.zeros(len(value))
-            state[f"{layer}.bn.running_var"] = torch.full((len(value),), 1 - EPSILON)
-            state[f"{layer}.bn.num_batches_tracked"] = torch.tensor(0)
-        elif part == "bias":
-            state[f"{layer}.bn.bias"] = value
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / "weights.pth")
+        torch.save(unfolded(store.load("inception").tensors), Path(folder) / "weights.pth")
         network = extractor("inception", ["2048"], feature_extractor_weights_path=str(Path(folder) / "weights.pth"))
     with torch.no_grad():
         return torch.cat([network(tensor(pixels(path)))[0] for path in paths])

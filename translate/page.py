@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 from translate.errors import UserError
+from translate.writing import write_text
 
 # Transparent parts of a picture show a chequered ground, drawn by two gradients.
 PAGE_STYLE = """
@@ -56,14 +56,8 @@ def html_page(title: str, body: str, *, style: str = "", head: str = "") -> str:
 
 def write_page(page: Path, text: str) -> Path:
     """Write the page whole or not at all; UserError where that cannot be done."""
-    temporary = page.with_name(f".{page.name}.part")
     try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        # A file name that is no text (bytes that are no UTF-8) shows a question mark.
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        temporary.replace(page)
+        write_text(page, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{page}: the report cannot be written ({error.strerror or error})") from None
     return page

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from translate.errors import UserError
 from translate.settings import Settings
+from translate.writing import write_text
 
 PairName = Literal["l1", "psnr", "ssim", "ms-ssim", "lpips-alex", "lpips-vgg"]
 SetName = Literal["fid", "frechet", "kid", "inception-score", "precision", "recall", "density", "coverage"]
@@ -130,11 +131,8 @@ class Evaluation(Settings):
     def save(self, path: Path) -> None:
         """Write the JSON file; UserError where that cannot be done."""
         text = self.model_dump_json(indent=1)  # what is no number becomes null
-        temporary = path.with_name(f".{path.name}.unfinished")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(path)
+            write_text(path, text + "\n")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
