@@ -1,6 +1,6 @@
 """Image files and data sets: from folders to batches."""
 
-from translate.data.datasets import AnyDataset, DataSettings, FolderSettings, ImageDataset, PairedSettings
+from translate.data.datasets import AnyDataset, DataSettings, FolderSettings, ImageDataset, PairedSettings, UnpairedSettings
 from translate.data.toys import PointDataset, ToySettings
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "PairedSettings",
     "PointDataset",
     "ToySettings",
+    "UnpairedSettings",
 ]

@@ -1,5 +1,5 @@
-"""The data sets a config can name: pairs, single folders and toys. Settings, and the map-style data set they
-open."""
+"""The data sets a config can name: pairs, two folders without pairs, single folders and toys. Settings, and the
+map-style data sets they open."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from translate.data.pairing import (
     pair_manifest,
     pair_side_by_side,
 )
+from translate.data.order import SampleOrder, UnpairedOrder
 from translate.data.spec import ImageSpec, Sample, Split
 from translate.data.toys import PointDataset, ToySettings
 from translate.data.transforms import AugmentSettings, Pixels, Transform, resize
@@ -33,6 +34,7 @@ from translate.settings import Direction, Settings, Share
 _ATTEMPTS = 3  # unreadable files in a row that stop a training run: one is bad luck, three are a bad folder
 _SHOWN = 3  # problems named in one line; `translate data check` lists the rest
 _SPLIT = "{split}"
+SIDES = ("A", "B")
 
 
 class ImageDataset(Dataset[Sample]):
@@ -101,6 +103,14 @@ class ImageDataset(Dataset[Sample]):
         item = self.items[index]
         return {"name": item.name} if item.label is None else {"name": item.name, "label": item.label}
 
+    def order(self, seed: int) -> SampleOrder:
+        """Which index stands where in the endless stream of training samples."""
+        return SampleOrder(len(self), seed)
+
+    def of_side(self, side: str) -> ImageDataset:
+        """The data set that has the files of this side: itself."""
+        return self
+
     @property
     def key(self) -> list[Any]:
         """All that decides the prepared pixels but the files: plain values alone."""
@@ -120,6 +130,63 @@ class ImageDataset(Dataset[Sample]):
         if self.cache is not None:
             return self.cache[index]
         return self.transform.prepare(self._read(self.items[index]))
+
+
+class UnpairedDataset(Dataset[Sample]):
+    """Samples of two sides that know nothing of each other: an image of each, side by side by chance alone.
+
+    Training has an epoch of the larger side's length, max(|A|, |B|); the smaller one begins anew within it. Evaluation
+    has the smaller side's length and shows no image twice.
+
+    Args:
+        sides: a data set of one side each, all for training or none.
+    """
+
+    def __init__(self, sides: dict[str, ImageDataset]) -> None:
+        self.sides = sides
+        self.specs = {side: dataset.specs[side] for side, dataset in sides.items()}
+        self.training = all(dataset.transform.training for dataset in sides.values())
+
+    def __len__(self) -> int:
+        counts = [len(dataset) for dataset in self.sides.values()]
+        return max(counts) if self.training else min(counts)
+
+    def __getitem__(self, key: int | tuple[tuple[int, ...], int]) -> Sample:
+        """In training `dataset[indices, position]`, an index of each side; in evaluation `dataset[index]`.
+
+        Raises as `ImageDataset` does.
+        """
+        if isinstance(key, tuple):
+            indices, position = key
+            samples = [
+                dataset[index, position] for dataset, index in zip(self.sides.values(), indices, strict=True)
+            ]
+        else:  # spread evenly over each side
+            samples = [dataset[key * len(dataset) // len(self)] for dataset in self.sides.values()]
+        joined: Sample = {side: sample[side] for side, sample in zip(self.sides, samples, strict=True)}
+        joined["name"] = " and ".join(sample["name"] for sample in samples)
+        if problems := [sample["problem"] for sample in samples if "problem" in sample]:
+            joined["problem"] = "; ".join(problems)
+        return joined
+
+    def order(self, seed: int) -> UnpairedOrder:
+        """Which indices stand where in the endless stream of training samples."""
+        return UnpairedOrder([dataset.order(seed_of(seed, n)) for n, dataset in enumerate(self.sides.values())])
+
+    def of_side(self, side: str) -> ImageDataset:
+        """The data set that has the files of this side; UserError where the split has none."""
+        if side not in self.sides:
+            raise UserError(f"data: side {side} has no image in this split; choose another split or direction")
+        return self.sides[side]
+
+    def fixed(self) -> UnpairedDataset:
+        """The same files without any chance: as a split that is evaluated."""
+        return UnpairedDataset({side: dataset.fixed() for side, dataset in self.sides.items()})
+
+
+def seed_of(seed: int, side: int) -> int:
+    """A seed of its own for the side of this number, so that the sides' order and augmentation are independent."""
+    return seed + (side << 31)  # a config's seed is below 2**31
 
 
 class _DatasetSettings(Settings):
@@ -329,6 +396,84 @@ class PairedSettings(_DatasetSettings):
         return pair_side_by_side(paths[0]) if self.layout == "side-by-side" else pair_manifest(paths[0])
 
 
+class UnpairedSettings(_DatasetSettings):
+    """Two folders of images without pairs: what A looks like, and what B looks like."""
+
+    kind: Literal["unpaired"] = "unpaired"
+    A: SideSettings = SideSettings()
+    B: SideSettings = SideSettings()
+    augment: AugmentSettings = AugmentSettings()
+    """What happens to the images of both sides, drawn anew for each."""
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> UnpairedSettings:
+        for side in SIDES:
+            _check_splits(self._folder_of(side)._patterns(), self.validation)
+            _check_colour(self.augment, side, getattr(self, side))
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Empty: there are no labels."""
+        return ()
+
+    def resolved(self) -> UnpairedSettings:
+        """The settings as they are: nothing in them waits for files."""
+        return self
+
+    def specs(self) -> dict[str, ImageSpec]:
+        """What each side is: `{"A": ..., "B": ...}`."""
+        return {"A": self.A.spec(), "B": self.B.spec()}
+
+    def pairing(self, split: Split) -> Pairing:
+        """The images of both sides, each a sample of its own: `paths` has the one side that it is of."""
+        items: list[Item] = []
+        problems: list[Problem] = []
+        for side in SIDES:
+            found = self._folder_of(side).pairing(split)
+            items += [item._replace(paths={side: item.paths["image"]}) for item in found.items]
+            problems += found.problems
+        return Pairing(items, problems)
+
+    def open(self, split: Split, seed: int, *, progress: Progress | None = None) -> UnpairedDataset | None:
+        """The data set of a split, its caches built; None if there is no such split (validation and test alone).
+
+        A test split may have one side alone. Raises UserError where another lacks one.
+        """
+        items = self.pairing(split).items
+        if not items:
+            return None
+        sides: dict[str, ImageDataset] = {}
+        for number, side in enumerate(SIDES):
+            own = [item for item in items if side in item.paths]
+            if not own and split == "test":  # enough to convert and measure the other side
+                continue
+            if not own:
+                raise UserError(f"data, {split}: side {side} has no image there, the other side has {len(items)}")
+            specs = {side: self.specs()[side]}
+            transform = Transform(self.augment, specs, training=split == "train", colour_side=side)
+            dataset = ImageDataset(own, specs, _ReadImage(side, specs[side]), transform, seed_of(seed, number))
+            sides[side] = self._with_cache(dataset, [], progress)
+        return UnpairedDataset(sides)
+
+    def _folder_of(self, side: str) -> FolderSettings:
+        """One side as a folder of its own."""
+        own: SideSettings = getattr(self, side)
+        return FolderSettings(
+            root=self.root,
+            train=self.train,
+            validation=self.validation,
+            test=self.test,
+            image=own.model_copy(update={"path": own.path or f"{_SPLIT}/{side}"}),
+        )
+
+    def _patterns(self) -> list[str]:
+        return [pattern for side in SIDES for pattern in self._folder_of(side)._patterns()]
+
+    def _find(self, split: str) -> Pairing:
+        raise NotImplementedError  # each side finds its own
+
+
 class FolderSettings(_DatasetSettings):
     """A single folder of images, with its sub-folders as labels where `classes` says so."""
 
@@ -419,7 +564,7 @@ class FolderSettings(_DatasetSettings):
             return None
         specs = self.specs()
         transform = Transform(self.augment, specs, training=split == "train", colour_side="image")
-        return self._with_cache(ImageDataset(items, specs, _ReadImage(specs["image"]), transform, seed), [], progress)
+        return self._with_cache(ImageDataset(items, specs, _ReadImage("image", specs["image"]), transform, seed), [], progress)
 
     def _patterns(self) -> list[str]:
         return [self.image.path or _SPLIT]
@@ -430,18 +575,20 @@ class FolderSettings(_DatasetSettings):
         return label_by_folder(items, folder, self.class_names) if self.classes else Pairing(items, [])
 
 
-DataSettings = Annotated[PairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")]
-AnyDataset = ImageDataset | PointDataset
+DataSettings = Annotated[
+    PairedSettings | UnpairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")
+]
+AnyDataset = ImageDataset | UnpairedDataset | PointDataset
 
 
 class _ReadImage:
     """Reads the item of a single folder. A class, since worker processes may need to pickle it."""
 
-    def __init__(self, spec: ImageSpec) -> None:
-        self.spec = spec
+    def __init__(self, side: str, spec: ImageSpec) -> None:
+        self.side, self.spec = side, spec
 
     def __call__(self, item: Item) -> dict[str, Pixels]:
-        return {"image": read_pixels(item.paths["image"], self.spec)}
+        return {self.side: read_pixels(item.paths[self.side], self.spec)}
 
 
 class _ReadPair:

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from translate.data.datasets import AnyDataset
+from translate.data.order import SampleOrder, UnpairedOrder
 from translate.data.spec import Sample, Spec
 from translate.errors import ImageError, UserError
 
@@ -29,7 +30,7 @@ Workers = int | Literal["auto"]
 
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 _PREFETCH = 4  # batches that each worker prepares ahead: evens out files that take longer than others
-_Key = tuple[int, int]
+_Key = tuple[int | tuple[int, ...], int]
 
 
 def worker_count(workers: Workers) -> int:
@@ -40,27 +41,6 @@ def worker_count(workers: Workers) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: training processes on this machine
     return max(1, min(cores - 1, 8))
-
-
-class SampleOrder:
-    """Which sample stands at which position of the endless stream.
-
-    Epoch e is a permutation of all samples, seeded by (seed, e); position p is entry p mod n of epoch p div
-    n.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self._epoch = -1
-        self._permutation = np.zeros(0, dtype=np.int64)
-
-    def __getitem__(self, position: int) -> int:
-        epoch, offset = divmod(position, self.count)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng((self.seed, 0, epoch)).permutation(self.count)
-        return int(self._permutation[offset])
 
 
 def training_batches(
@@ -98,7 +78,7 @@ def training_batches(
 
     Close the generator (`.close()`, or leave `contextlib.closing`) to end its workers.
     """
-    order = SampleOrder(len(dataset), seed)
+    order = dataset.order(seed)
     stream = _TrainingStream(order, start + rank * batch_size, batch_size, batch_size * world)
     told: set[str] = set()
     for batch in _load(_TrainingFetch(dataset), stream, workers, device):
@@ -179,7 +159,7 @@ def collate(samples: Sequence[Sample], specs: Mapping[str, Spec]) -> Batch:
 class _TrainingStream(Sampler[list[_Key]]):
     """The (index, position) pairs of one rank's batches, without end."""
 
-    def __init__(self, order: SampleOrder, first: int, batch_size: int, stride: int) -> None:
+    def __init__(self, order: SampleOrder | UnpairedOrder, first: int, batch_size: int, stride: int) -> None:
         self.order, self.first, self.batch_size, self.stride = order, first, batch_size, stride
 
     def __iter__(self) -> Iterator[list[_Key]]:

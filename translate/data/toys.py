@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from translate.data.cache import Progress
+from translate.data.order import SampleOrder
 from translate.data.spec import PointSpec, Sample, Split
 from translate.settings import Settings
 
@@ -46,6 +47,10 @@ class PointDataset(Dataset[Sample]):
         position]`, which is the same one."""
         index = key[0] if isinstance(key, tuple) else key
         return {"point": self.points[index], "name": str(index)}
+
+    def order(self, seed: int) -> SampleOrder:
+        """Which index stands where in the endless stream of training samples."""
+        return SampleOrder(len(self), seed)
 
 
 class ToySettings(Settings):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from translate.methods.base import Method, Turn
 from translate.methods.bigan import BiGANSettings
+from translate.methods.cyclegan import CycleGANSettings
 from translate.methods.gan import GANSettings
 from translate.methods.generative import GenerativeMethod
 from translate.methods.imle import IMLESettings
@@ -15,7 +16,8 @@ from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
 
 MethodSettings = Annotated[
-    Pix2PixSettings | GANSettings | BiGANSettings | MomentMatchingSettings | IMLESettings, Field(discriminator="kind")
+    Pix2PixSettings | CycleGANSettings | GANSettings | BiGANSettings | MomentMatchingSettings | IMLESettings,
+    Field(discriminator="kind"),
 ]
 
 __all__ = ["GenerativeMethod", "Method", "MethodSettings", "Turn"]

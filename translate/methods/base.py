@@ -51,6 +51,8 @@ class Method(nn.Module, ABC):
     """What `translator` accepts, the default first; none for a method that translates nothing."""
     channels_last: bool = False
     """Whether its networks are faster in channels_last on a CPU in bf16, by measurement (docs/benchmarks.md)."""
+    differentiates: Collection[str] = ("generator",)
+    """The players that learn through what `shared` returns; the others' turns need just its values."""
     compares: Mapping[str, bool] = {}
     """The names of what `comparisons` gives, and whether each is paired: the measures of pairs (PSNR, LPIPS) need that,
     those of sets (FID) do not. The method's purpose comes first; a lone one has no name, `""`."""
@@ -93,6 +95,13 @@ class Method(nn.Module, ABC):
     def moved(self, turn: Turn) -> None:
         """After the turn's player has moved: constraints on its weights, and what is kept of them."""
 
+    def warnings(self, values: Mapping[str, float]) -> list[str]:
+        """What a person should hear of a log row's means (`player/term` and what was reported): lines, often none.
+
+        Each of several processes asks, with the same values; what is kept between two rows is a checkpoint's too.
+        """
+        return []
+
     def active(self, term: str) -> bool:
         """Whether a term counts at present: work for a term of weight 0 is not done."""
         return self.weights[term] != 0
@@ -101,11 +110,11 @@ class Method(nn.Module, ABC):
         """Log the mean of a number that is no loss. Costs no synchronisation: it is read when a log row is written."""
         self._reports.setdefault(name, []).append(value.detach().float().mean())
 
-    def discriminator_loss(self, objective: Objective, real: Tensor, fake: Tensor) -> Tensor:
-        """The objective's loss on raw logits; what the discriminator says of both is logged, as the probability of
-        "real" where its logits mean one, and the objective's own state moves."""
+    def discriminator_loss(self, objective: Objective, real: Tensor, fake: Tensor, of: str = "") -> Tensor:
+        """The objective's loss on raw logits; what the discriminator (of several the one called `of`) says of both is
+        logged, as the probability of "real" where its logits mean one, and the objective's own state moves."""
         loss = objective.discriminator(real, fake)
-        for name, logits in (("D(real)", real), ("D(fake)", fake)):
+        for name, logits in ((f"D{of}(real)", real), (f"D{of}(fake)", fake)):
             self.report(name, logits.float().sigmoid() if objective.probability else logits)
         for name, value in objective.update(real.detach(), fake.detach()).items():
             self.report(name, value)

@@ -109,8 +109,8 @@ class RunLog:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
-    def text(self, name: str, text: str) -> None:
-        self.board.add_text(name, text)
+    def text(self, name: str, text: str, step: int) -> None:
+        self.board.add_text(name, text, step)
 
     def grid(self, step: int, images: Mapping[str, Tensor]) -> Path:
         """Named images (N, 3, H, W) in [-1, 1] as one picture: a row an example, a column a name. Images of one name

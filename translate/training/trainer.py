@@ -262,24 +262,31 @@ class Trainer:
         once = len(batches) == 1
         values: dict[str, Tensor] = {}
         all_finite = torch.ones((), dtype=torch.bool, device=self.device)
+        kept: list[Mapping[str, Tensor]] = []
         if once:
             self._seed(0)
             with self._autocast():
-                shared = self.method.shared(batches[0], moving)
+                kept.append(self.method.shared(batches[0], moving))
         for turn in turns:
             optimiser = self.optimisers[turn.player]
             moves = False
+            # With accumulation what a player learns through is made anew in its turn: all graphs at once would not fit.
+            anew = not once and (not kept or turn.player in self.method.differentiates)
+            values_alone: list[Mapping[str, Tensor]] = []
             with self._only(turn.player):
                 for number, batch in enumerate(batches):
-                    if not once:
-                        # With accumulation what turns share is made anew in each: all graphs at once would not fit.
+                    if anew:
                         self._seed(number)
                         with self._autocast():
                             shared = self.method.shared(batch, {turn.player})
+                        values_alone.append({name: tensor.detach() for name, tensor in shared.items()})
+                    else:
+                        shared = kept[number]
                     loss = self._loss(turn, batch, shared, values, share=1 / len(batches))
                     if loss is not None:
                         optimiser.backward(loss)
                         moves = True
+            kept = kept or values_alone
             if not moves:  # every term has weight 0 in this stage
                 continue
             norm, finite = optimiser.step()
@@ -486,6 +493,10 @@ class Trainer:
         if skipped:
             values["skipped steps"] = float(skipped)
         self.longest_streak.zero_()
+        for warning in self.method.warnings(values):
+            if self.log:
+                self.log.text("warnings", warning, self.step_number)
+                self.watcher.message(f"warning: {warning}")
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         speed = (self.images - self._images_then) / seconds
