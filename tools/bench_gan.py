@@ -10,23 +10,19 @@ that `auto` takes and in others, with and without channels_last. One move of the
 
 `lazy` is the price of R1 on DCGAN-64 without norm layers: none, at each step, at every 16th (mean over 16 steps).
 
-Each measures in a process of its own, in turns, so that neither's allocator state helps the other and all see the same
-weather; times are medians over the rounds. On a CPU they are processor time of one thread, so that other work on the
-machine does not count.
+Rows are measured in turns (rounds.py); times are medians over the rounds. On a CPU they are processor time of one
+thread, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from rounds import in_turns, time_steps
 
 
 class Case(NamedTuple):
@@ -166,24 +162,6 @@ def ours(case: Case, steps: int, device: str, changes: list[str]) -> dict[str, f
     return {"seconds": seconds, "bf16": float(trainer.dtype == torch.bfloat16)}
 
 
-def time_steps(step: Callable[[Any], None], batches: list[Any], device: str) -> float:
-    """Mean seconds of a step after two for warming up."""
-    import torch
-
-    def now() -> float:
-        if device == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    for number in range(2):
-        step(batches[number % len(batches)])
-    begun = now()
-    for batch in batches:
-        step(batch)
-    return (now() - begun) / len(batches)
-
-
 def measure(name: str, row: str, steps: int, device: str) -> dict[str, float]:
     """One row of a case, here and now."""
     import torch
@@ -211,16 +189,11 @@ def main() -> None:
 
     for name in options.case or CASES:
         rows = [*PLAIN, *OURS] if ROWS[name] is OURS else list(ROWS[name])
-        found: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
-        for _ in range(options.rounds):
-            for row in rows:
-                command = [sys.executable, __file__, "--case", name, "--row", row, "--steps", str(options.steps)]
-                command += ["--device", options.device]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found[row].append(json.loads(done.stdout.splitlines()[-1]))
-        report(name, {row: statistics.median(f["seconds"] for f in fs) for row, fs in found.items()}, options)
+        arguments = ["--case", name, "--steps", str(options.steps), "--device", options.device]
+        found = in_turns(__file__, rows, options.rounds, arguments)
+        report(name, {row: values["seconds"] for row, values in found.items()}, options)
         if "ours, auto" in found and not options.json:
-            print("auto is bf16 here" if found["ours, auto"][0]["bf16"] else "auto is no bf16 here")
+            print("auto is bf16 here" if found["ours, auto"]["bf16"] else "auto is no bf16 here")
 
 
 def report(name: str, seconds: dict[str, float], options: argparse.Namespace) -> None:

@@ -4,23 +4,22 @@
 
 Baseline "plain": the same networks and losses in eager float32, NCHW, torch.optim.Adam as it comes, no logging.
 Ours: Trainer.step as `translate train pix2pix` runs it (bf16 where the CPU has it, fused Adam, freed memory kept).
-Each measures in a process of its own, in turns, so that neither's allocator state helps the other; the ratio is of
-the medians. `overhead` is the share of our step outside forward, backward and optimiser (the data are made before);
-the norm of the gradients, which decides whether a step is taken, counts as overhead and is told apart.
+The two are measured in turns (rounds.py), on all cores and by the clock; the ratio is of the medians. `overhead` is the
+share of our step outside forward, backward and optimiser (the data are made before); the norm of the gradients, which
+decides whether a step is taken, counts as overhead and is told apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rounds import in_turns, time_steps
 
 SIZE = 256
 
@@ -66,7 +65,7 @@ def plain(steps: int, device: str) -> dict[str, float]:
         (bce(discriminator(torch.cat([x, fake], 1)), True) + 100 * F.l1_loss(fake, y)).backward()
         adam_g.step()
 
-    return {"seconds": time_steps(step, make_batches(steps), device), **memory(device)}
+    return {"seconds": time_steps(step, make_batches(steps), device, by_the_clock=True), **memory(device)}
 
 
 def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
@@ -94,7 +93,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
             trainer.step([trainer._to_device(batch)])
 
         batches = make_batches(steps)
-        seconds = time_steps(step, batches, device, begin=inside.clear)
+        seconds = time_steps(step, batches, device, by_the_clock=True, begin=inside.clear)
         overhead = 1 - inside.seconds / steps / seconds
         check = inside.checking / steps / seconds
     in_bf16 = float(trainer.dtype == torch.bfloat16)
@@ -127,25 +126,6 @@ class Clock:
         self.seconds = self.checking = 0.0
 
 
-def time_steps(
-    step: Callable[[Any], None], batches: list[Any], device: str, begin: Callable[[], None] = lambda: None
-) -> float:
-    """Mean seconds of a step after two for warming up."""
-    import torch
-
-    for batch in batches[:2]:
-        step(batch)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begin()
-    begun = time.perf_counter()
-    for batch in batches:
-        step(batch)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / len(batches)
-
-
 def memory(device: str) -> dict[str, float]:
     import torch
 
@@ -161,34 +141,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--set", action="append", default=[], help="change a key of our config")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--role", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=["plain", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.role == "plain":
+    if options.row == "plain":
         print(json.dumps(plain(options.steps, options.device)))
         return
-    if options.role == "ours":
+    if options.row == "ours":
         print(json.dumps(ours(options.steps, options.device, options.set)))
         return
 
-    rows: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
-    for _ in range(options.rounds):
-        for role, found in rows.items():
-            command = [
-                sys.executable,
-                __file__,
-                "--role",
-                role,
-                "--steps",
-                str(options.steps),
-                "--device",
-                options.device,
-            ]
-            for change in options.set:
-                command += ["--set", change]
-            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    medians = {
-        role: {key: statistics.median(row[key] for row in found) for key in found[0]} for role, found in rows.items()
-    }
+    arguments = ["--steps", str(options.steps), "--device", options.device]
+    arguments += [part for change in options.set for part in ("--set", change)]
+    medians = in_turns(__file__, ["plain", "ours"], options.rounds, arguments)
     ratio = medians["plain"]["seconds"] / medians["ours"]["seconds"]
     if options.json:
         print(json.dumps({"ratio": ratio, **medians}))

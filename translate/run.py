@@ -46,6 +46,8 @@ class Weights(NamedTuple):
     step: int
     images: int
     path: Path
+    direction: str | None = None
+    """The one direction that the file has, where that is not all of its method's."""
 
 
 class Checkpoint(NamedTuple):
@@ -174,22 +176,34 @@ class Run:
 
     def export(self, name: str, config: Config, networks: nn.ModuleDict, step: int, images: int) -> Path:
         """Write `best` or `last`.safetensors: the exported networks with the config inside, ready to convert."""
-        metadata = {
-            "format": FORMAT,
-            "config": config.model_dump(mode="json"),
-            "step": step,
-            "images": images,
-            "version": translate.__version__,
-        }
-        tensors = _plain(networks.state_dict())
         path = self.path / f"{name}.safetensors"
         try:
-            _write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
+            write_weights(path, config, networks, step, images)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{path}: cannot be written ({error}); make room, then 'translate train --resume {self.path}'"
             ) from error
         return path
+
+
+def write_weights(
+    path: Path, config: Config, networks: nn.ModuleDict, step: int, images: int, direction: str | None = None
+) -> None:
+    """Write a weights file, whole or not at all; `direction` says that these networks are of this one alone.
+
+    Raises:
+        OSError, SafetensorError: it cannot be written.
+    """
+    metadata = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "step": step,
+        "images": images,
+        "version": translate.__version__,
+        **({} if direction is None else {"direction": direction}),
+    }
+    tensors = _plain(networks.state_dict())
+    _write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
 
 
 def find_weights(path: Path) -> Path:
@@ -234,11 +248,12 @@ def load_weights(path: Path) -> Weights:
         content = json.loads(metadata)
         version, raw = int(content["format"]), content["config"]
         step, images = int(content["step"]), int(content["images"])
+        direction = content.get("direction")
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: its metadata is damaged ({error}); export it again") from error
     if version > FORMAT:
         raise UserError(f"{file}: was written by a newer translate ({content.get('version')}); update this one")
-    return Weights(configs.validate(raw, str(file)), tensors, step, images, file)
+    return Weights(configs.validate(raw, str(file)), tensors, step, images, file, direction)
 
 
 def build_for_inference(weights: Weights) -> Method:
@@ -248,8 +263,17 @@ def build_for_inference(weights: Weights) -> Method:
     """
     with torch.device("meta"):
         method = weights.config.method.build(weights.config.data, inference=True)
-    fill(method.exported(), weights.tensors, str(weights.path), assign=True)
+    if weights.direction is not None:
+        if weights.direction not in method.directions:
+            raise UserError(f"{weights.path}: its direction {weights.direction!r} is none of its method's")
+        method.directions = (weights.direction,)
+    fill(held(weights, method), weights.tensors, str(weights.path), assign=True)
     return method.eval()
+
+
+def held(weights: Weights, method: Method) -> nn.ModuleDict:
+    """The networks of the method that the file has: all that a run exports, or those of its one direction."""
+    return method.exported() if weights.direction is None else method.exported_for(weights.direction)
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Any], source: str, *, assign: bool = False) -> None:

@@ -70,7 +70,7 @@ def test_make_other_forms(tmp_path: Path) -> None:
             ("make", "facades", "out", "--unpaired", "--labels", "indices"),
             "--labels has no use with --unpaired",
         ),
-        (("get", "emoji", "out"), "there are: cifar10, fashion-mnist, fluent-emoji, mnist, openmoji"),
+        (("get", "emoji", "out"), "there are: cifar10, emoji-styles, fashion-mnist, fluent-emoji, mnist, "),
         (("get", "fluent-emoji"), "expected NAME and OUT"),
         (("check", "no-such-config-or-folder"), "no-such-config-or-folder"),
     ],
@@ -93,9 +93,11 @@ def test_unknown_labels_are_bad_usage(tmp_path: Path) -> None:
 
 def test_get_lists_its_recipes() -> None:
     lines = run("get", "--list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["cifar10", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
-    assert "CC-BY-SA-4.0" in lines[4] and "3787 train, 708 test pairs" in lines[4]
-    assert "60000 train, 10000 test images" in lines[3]
+    names = ["cifar10", "emoji-styles", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
+    assert [line.split()[0] for line in lines] == names
+    assert "CC-BY-SA-4.0" in lines[5] and "3787 train, 708 test pairs, CC" in lines[5]
+    assert "60000 train, 10000 test images" in lines[4]
+    assert "3214 train, 572 test pairs, unpaired 1700 A, 1514 B, Apache-2.0 AND CC-BY-4.0" in lines[1]
 
 
 def test_check_finds_a_sound_folder_sound(facades: Path) -> None:
@@ -134,6 +136,34 @@ def test_check_reads_other_layouts(facades: Path) -> None:
     alone = run("check", facades / "train" / "A")  # just images
     assert "count 3" in alone.stdout
     assert alone.exit_code == 0
+
+
+def test_check_sees_that_there_are_no_pairs(tmp_path: Path) -> None:
+    """No name in common; CycleGAN's own trainA and trainB, whatever the names; and pairs where one says so."""
+    out = tmp_path / "set"
+    assert run("make", "facades", out, "--count", 2, "--size", 32, "--unpaired", "--quiet").exit_code == 0
+    whole = run("check", out)
+    assert whole.exit_code == 0, whole.exception
+    sides = ["train A", "train B", "validation A", "validation B", "test A", "test B"]
+    assert [line.split(":")[0] for line in whole.stdout.splitlines()] == sides
+    assert run("check", out / "train").exit_code == 0
+    insisted = run("check", out, "--set", "data.kind=paired")
+    assert "no partner" in insisted.stdout and isinstance(insisted.exception, PartialFailure)
+    for split in ("train", "test"):
+        for side in "AB":
+            (out / split / side).rename(tmp_path / f"{split}{side}")
+    for number, path in enumerate(sorted((tmp_path / "trainB").iterdir())):
+        path.rename(path.with_name(f"{number:05}.png"))  # the names of trainA
+    joined = run("check", tmp_path)
+    assert joined.exit_code == 0, joined.exception
+    assert [line.split(":")[0] for line in joined.stdout.splitlines()] == ["train A", "train B", "test A", "test B"]
+
+
+def test_check_of_an_unknown_key_of_unpaired_data(tmp_path: Path) -> None:
+    assert run("make", "facades", tmp_path / "set", "--count", 2, "--size", 32, "--unpaired", "--quiet").exit_code == 0
+    error = run("check", tmp_path / "set", "--set", "data.direction=AtoB").exception
+    assert isinstance(error, UserError)
+    assert str(error).startswith("--set data.direction: ")
 
 
 def test_check_takes_settings(facades: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,11 +28,13 @@ torch.set_num_threads(1)
 STAGES = [{"length": "1 steps", "optimiser": {"kind": "Adam", "lr": 1e-3}}]
 UNET = {"kind": "unet", "depth": 3, "width": 4, "norm": "instance", "dropout": 0.0}
 PATCH = {"kind": "patch", "layers": 1, "width": 4, "norm": "instance"}
+RESNET = {"kind": "resnet", "blocks": 1, "width": 4, "downsamplings": 1}
 DCGAN = {"kind": "dcgan", "width": 4}
 MLP = {"kind": "mlp", "hidden": [8]}
 METHODS: dict[str, dict[str, Any]] = {
     "pix2pix": {"kind": "pix2pix", "generator": UNET, "discriminator": PATCH},
     "gan": {"kind": "gan", "generator": DCGAN, "discriminator": DCGAN, "latent": {"width": 6}},
+    "cyclegan": {"kind": "cyclegan", "generator": RESNET, "discriminator": PATCH},
     "points": {"kind": "gan", "generator": MLP, "discriminator": MLP, "latent": {"width": 2}},
 }
 COLOURS = f"{__name__}:Colours"
@@ -101,6 +104,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
         **{name.upper(): tmp_path / name for name in ("out", "target", "maps", "one", "empty", "missing")},
         "RUN": export(runs / "0001-pix2pix", "pix2pix", pairs),
         "GAN": export(runs / "0002-gan", "gan", faces),
+        "CYCLE": export(runs / "0004-cycle", "cyclegan", {**pairs, "kind": "unpaired"}),
         "POINTS": export(runs / "0003-points", "points", {"kind": "toy", "samples": 400}),
         "TOKENS": tmp_path / "tokens.safetensors",
         "OTHER": tmp_path / "other.safetensors",
@@ -220,6 +224,62 @@ def test_baselines_stand_beside_the_run(call: Any, places: dict[str, Path]) -> N
     assert all(score.text in table for each in found for score in each.scores)
 
 
+def test_a_run_without_pairs(call: Any, places: dict[str, Path]) -> None:
+    """Sets both ways and both cycles; beside its inputs; against hidden partners pair by pair."""
+    sets = ["--features", COLOURS, "--baselines"]
+    said = call("CYCLE", "--measures", "frechet,l1", *sets, "--json", "--grid", places["TMP"] / "grid.png")
+    run, unlearnt = (Evaluation.model_validate(each) for each in json.loads(said.out))
+    labels = [f"{part} Fréchet distance" for part in ("AtoB", "BtoA")]
+    assert said.code == 0 and [score.label for score in unlearnt.scores] == labels
+    of_cycles = [f"cycle {side} {name}" for side in "AB" for name in ("L1", "Fréchet distance")]
+    assert [score.label for score in run.scores] == [*labels, *of_cycles]
+    assert run.reference == f"test split of {places['TMP']}/pairs"
+    assert cv2.imread(str(places["TMP"] / "grid.png")).shape == (5 * 16, 2 * 72 + 12, 3)
+    table = call("CYCLE", "--measures", "frechet,l1", *sets).out
+    assert "the input itself" in table and "the mean training image is no baseline here" in table
+    assert list(call("CYCLE", "--json").values) == ["l1", "psnr"]  # Inception's weights are not here
+    hidden = call("CYCLE", "TARGET", "--direction", "AtoB", "--measures", "l1", "--baselines", "--json")
+    found = [Evaluation.model_validate(each) for each in json.loads(hidden.out)]
+    assert [each.subject for each in found][1:] == ["the input itself", "mean training image"]
+    targets = [picture(number).astype(float) for number in range(5)]
+    expected = np.mean([np.abs(255 - t - t).mean() / 255 for t in targets])
+    assert found[1].scores[0].value == pytest.approx(expected, rel=1e-5)
+    assert (places["CYCLE"] / "evaluation" / "folder-mean" / "evaluation.json").is_file()
+
+
+def rename(path: Path, name: bytes) -> Path:
+    return path.rename(path.parent / os.fsdecode(name))
+
+
+def test_names_that_are_no_utf_8(
+    call: Any, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the JSON, the table, the errors and the pages they are text, and each picture keeps its own."""
+    for folder in ("out", "target", "pairs/test/A", "pairs/test/B"):
+        rename(places["TMP"] / folder / "1.png", b"caf\xe9.png")
+        rename(places["TMP"] / folder / "2.png", b"caf\xe8.png")
+    out, target = rename(places["OUT"], b"out\xff"), rename(places["TARGET"], b"target\xff")
+    said = call(out, target, "--measures", "l1", "--json", "--out", places["TMP"] / "kept")
+    assert said.code == 0 and said.evaluation == Evaluation.load(places["TMP"] / "kept" / "evaluation.json")
+    assert [image.name for image in said.evaluation.images] == ["0", "3", "4", "caf\\xe8", "caf\\xe9"]
+    assert said.evaluation.reference == str(places["TMP"] / "target\\xff")
+    assert "target\\xff" in call(out, target, "--measures", "l1").out
+    (out / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no picture")
+    said = call(out, target, "--measures", "l1", "--quiet")
+    assert said.code == 1 and "not measured: caf\\xe9: " in said.err
+
+    run = rename(places["RUN"], b"0001-\xff")
+    said = call(run, "--measures", "l1,frechet", "--features", COLOURS, "--json", "--baselines")
+    assert said.code == 0 and json.loads(said.out)[0]["subject"] == "0001-\\xff/last at step 12"
+    assert {p.name for p in Evaluation.load(run / "evaluation" / "test" / "evaluation.json").pictures} >= {"caf\\xe9"}
+    for arguments, shown in (("report", "report.html"), ("compare", "0001-\\xff/last")):
+        monkeypatch.setattr(sys, "argv", ["translate", arguments, str(run)])
+        main()
+        assert shown in capsys.readouterr().out
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "caf\\xe9" in page and "caf\\xe8" in page
+
+
 def test_samples_are_measured_as_a_set(call: Any, places: dict[str, Path]) -> None:
     options = ["--measures", "frechet", "--features", COLOURS, "-n", 6, "--json"]
     found = [call("GAN", *options, "--seed", seed).evaluation for seed in (0, 0, 1)]
@@ -321,7 +381,7 @@ MISTAKES = [
     (["RUN", "--direction", "sideways"], "has no direction 'sideways'; it offers AtoB"),
     (["RUN", "--split", "validation"], "there is no such split"),
     (["RUN", "--measures", "parzen"], "parzen: needs a run that makes samples of noise"),
-    (["RUN", "TARGET", "--baselines"], "--baselines needs a run that translates pairs of its own data"),
+    (["GAN", "--grid", "x.png", "--measures", "frechet", "--features", COLOURS, "-n", 4], "neither inputs nor targets"),
     (["GAN", "--measures", "psnr", "-n", 4], "psnr compares each output with its target, but no output here has one"),
     (["GAN", "-n", 4], "'translate weights get inception'"),
     (["GAN", "--baselines", "--measures", "frechet", "--features", COLOURS], "--baselines needs a run that translates"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from translate.data import FolderSettings, PairedSettings, ToySettings
+from translate.data import FolderSettings, PairedSettings, ToySettings, UnpairedSettings
 from translate.data.check import check
 
 
@@ -138,3 +138,52 @@ def test_toy_points():
     # On a circle of radius 1 each coordinate has the variance 1/2, and 0.01 squared of the modes' own.
     assert values["std"] == pytest.approx([0.5**0.5] * 2, abs=0.01)
     assert values["mean"] == pytest.approx([0, 0], abs=5 * 0.5**0.5 / 20_000**0.5)
+
+
+@pytest.fixture
+def unpaired(save, tmp_path, rng):
+    for split, side, count in (("train", "A", 3), ("train", "B", 5), ("test", "B", 2)):
+        for number in range(count):
+            save(f"{split}/{side}/{number}.png", rng.integers(0, 256, (8, 6, 3)).astype(np.uint8))
+    return UnpairedSettings(root=tmp_path, validation=None)
+
+
+def test_unpaired_sides_are_looked_at_each_by_itself(unpaired, save, rng):
+    save("train/B/4.png", rng.integers(0, 256, (9, 7, 3)).astype(np.uint8))
+    calls = []
+    report = check(unpaired, progress=lambda done, total: calls.append((done, total)))
+    assert report.problems == []  # neither a missing partner nor two sizes
+    assert calls == [(done, 10) for done in range(1, 11)]
+    counts = {split: {side: one["count"] for side, one in sides.items()} for split, sides in report.statistics.items()}
+    assert counts == {"train": {"A": 3, "B": 5}, "test": {"A": 0, "B": 2}}
+    assert report.statistics["train"]["A"]["height"] == [8, 8]
+    assert report.statistics["train"]["B"]["height"] == [8, 9]
+
+
+def test_planted_problems_of_unpaired_data(unpaired, save, tmp_path):
+    train, test = tmp_path / "train", tmp_path / "test"
+    (train / "B" / "0.png").write_bytes((train / "A" / "1.png").read_bytes())  # on both sides
+    (test / "B" / "0.png").write_bytes((train / "B" / "3.png").read_bytes())  # in two splits
+    (test / "B" / "1.png").write_bytes((train / "A" / "0.png").read_bytes())  # on the other side, in another split
+    (train / "A" / "9.png").write_bytes((train / "A" / "2.png").read_bytes())  # twice
+    (train / "B" / "1.png").write_bytes(b"not an image")
+    for side in "AB":
+        save(f"train/{side}/blank.png", np.full((8, 6, 3), 9, np.uint8))  # proves nothing
+    report = check(unpaired)
+    assert kinds(report) == sorted(
+        [
+            ("shared", str(train / "B" / "0.png")),
+            ("leak", str(test / "B" / "0.png")),
+            ("shared", str(test / "B" / "1.png")),
+            ("repeated", str(train / "A" / "9.png")),
+            ("unreadable", str(train / "B" / "1.png")),
+        ]
+    )
+    (text,) = [problem.text for problem in report.problems if problem.path == str(train / "B" / "0.png")]
+    assert text == f"the same picture on both sides: {train / 'A' / '1.png'} of side A has the same pixels"
+
+
+def test_equal_sides_of_a_pair_are_no_problem(settings, tmp_path):
+    train = tmp_path / "train"
+    (train / "B" / "0.png").write_bytes((train / "A" / "0.png").read_bytes())
+    assert check(settings).problems == []

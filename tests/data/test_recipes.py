@@ -35,6 +35,7 @@ from translate.data.recipes import (
     recipe_folder,
     recipe_names,
     render,
+    side_of,
     split_of,
 )
 from translate.errors import UserError
@@ -104,7 +105,7 @@ def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
 
 def test_shipped_recipes_are_pinned() -> None:
-    assert recipe_names() == ["cifar10", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
+    assert recipe_names() == ["cifar10", "emoji-styles", "fashion-mnist", "fluent-emoji", "mnist", "openmoji"]
     assert (recipe_folder() / "openmoji.yaml").is_file()
     fluent, openmoji = load_recipe("fluent-emoji"), load_recipe("openmoji")
     assert isinstance(fluent, PairRecipe) and isinstance(openmoji, PairRecipe)
@@ -113,6 +114,12 @@ def test_shipped_recipes_are_pinned() -> None:
     assert fluent.counts == fluent.pairs
     assert "OpenMoji" in openmoji.attribution
     assert fluent.packages["flat"].file_name == "lobehub-fluent-emoji-flat-1.1.0.tgz"
+    assert fluent.unpaired is None and openmoji.unpaired is None
+    styles = load_recipe("emoji-styles")
+    assert isinstance(styles, PairRecipe) and styles.unpaired is not None
+    assert sum(styles.pairs.values()) == 3786  # the packages' own emoji.json has as many with both pictures
+    assert sum(styles.unpaired.values()) == styles.pairs["train"]
+    assert "Apache 2.0" in styles.attribution and "CC BY 4.0" in styles.attribution
     for name, images in (("mnist", 60_000), ("cifar10", 50_000), ("fashion-mnist", 60_000)):
         recipe = load_recipe(name)
         assert isinstance(recipe, LabelledRecipe)
@@ -122,7 +129,7 @@ def test_shipped_recipes_are_pinned() -> None:
 
 def test_unknown_recipe_names_the_known() -> None:
     for name in ("emoji", "../fluent-emoji", ""):
-        with pytest.raises(UserError, match="there are: cifar10, fashion-mnist, fluent-emoji, mnist, openmoji"):
+        with pytest.raises(UserError, match="there are: cifar10, emoji-styles, fashion-mnist, fluent-emoji, mnist, "):
             load_recipe(name)
 
 
@@ -131,6 +138,8 @@ def test_unknown_recipe_names_the_known() -> None:
     [
         ("size", 4, "size: "),
         ("pairs", {"train": 1}, "pairs in train and test"),
+        ("unpaired", {"A": 1}, "number of images of A and of B"),
+        ("unpaired", {"C": 1}, "unpaired"),
         ("packages", {"p": {"name": "p", "version": "^1.0.0", "integrity": "x"}}, r"packages.p.version"),
         (
             "packages",
@@ -246,6 +255,26 @@ def test_a_tenth_of_the_bases_is_for_testing() -> None:
     assert split_of((0x1F3FB,)) in ("train", "test")  # a skin tone alone is its own base
 
 
+@given(
+    base=st.integers(0x1F300, 0x1F3FA) | st.integers(0x1F400, 0x1FAFF),
+    tail=st.lists(st.sampled_from([0x1F3FB, 0x1F3FF, 0xFE0F, 0x200D, 0x2640, 0x1F33E]), max_size=4),
+    before=st.lists(st.sampled_from([0x1F3FB, 0x1F3FE, 0xFE0F]), max_size=2),
+)
+def test_variants_stand_on_the_side_of_their_base(base: int, tail: list[int], before: list[int]) -> None:
+    assert side_of((*before, base, *tail)) == side_of((base,))
+
+
+def test_a_half_of_the_bases_is_on_each_side_whatever_their_split() -> None:
+    points = [(point,) for point in range(0x1F300, 0x1FB00) if not 0x1F3FB <= point <= 0x1F3FF]
+    for split in ("train", "test"):
+        sides = [side_of(point) for point in points if split_of(point) == split]
+        # Five deviations of as many throws of a coin.
+        assert abs(sides.count("A") - len(sides) / 2) < 5 * len(sides) ** 0.5 / 2
+    # The digest that `printf 1f615 | md5sum` gave above, now without its last two decimal digits.
+    assert int("c7e72de051bafa140b975d9b73860acf", 16) // 100 % 2 == (side_of((0x1F615,)) == "B")
+    assert int("b26747fc8cb2170baa866b315cf58b7c", 16) // 100 % 2 == (side_of((0x23,)) == "B")
+
+
 # Drawing
 
 
@@ -348,8 +377,56 @@ def test_other_numbers_of_pairs_than_pinned_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def many_pairs(path: Path) -> tuple[PairRecipe, list[str]]:
+    """Thirty emoji and five skin tones of each of the first ten; the recipe asks for an unpaired split."""
+    names = [f"{0x1F600 + number:04x}" for number in range(30)]
+    names += [f"{name}-{tone:x}" for name in names[:10] for tone in range(0x1F3FB, 0x1F400)]
+    files = {
+        f"package/{side}/{name}.png": png(i, 50 * (side == "b"), 0) for i, name in enumerate(names) for side in "ab"
+    }
+    points = [tuple(int(part, 16) for part in name.split("-")) for name in names]
+    train = [side_of(each) for each in points if split_of(each) == "train"]
+    recipe = recipe_with(archive_of(path, files), train=len(train), test=len(names) - len(train))
+    return recipe.model_copy(update={"unpaired": {side: train.count(side) for side in "AB"}}), names
+
+
+def test_the_unpaired_split_holds_one_side_of_each_training_pair(tmp_path: Path) -> None:
+    recipe, names = many_pairs(tmp_path / "p.tgz")
+    out = tmp_path / "out"
+    assert draw_pairs("mine", recipe, {"p": tmp_path / "p.tgz"}, out) == recipe.pairs
+    found = {
+        (split, side): {path.name: path.read_bytes() for path in (out / split / side).iterdir()}
+        for split in ("train", "test", "unpaired")
+        for side in "AB"
+    }
+    a, b = found["unpaired", "A"], found["unpaired", "B"]
+    assert recipe.unpaired == {"A": len(a), "B": len(b)} and min(len(a), len(b)) > 0
+    bases = [{name.split("-")[0].removesuffix(".png") for name in side} for side in (a, b)]
+    assert not bases[0] & bases[1]  # no skin tone of an emoji is on the other side
+    assert a.keys() | b.keys() == found["train", "A"].keys() == found["train", "B"].keys()
+    assert all(found["train", "A"][name] == content for name, content in a.items())
+    assert all(found["train", "B"][name] == content for name, content in b.items())
+    assert not (a.keys() | b.keys()) & found["test", "A"].keys()
+    assert len(a) + len(b) + len(found["test", "A"]) == len(names)
+    assert yaml.safe_load((out / "dataset.yaml").read_text())["unpaired"] == recipe.unpaired
+
+    lost = out / "unpaired" / "B" / min(b)
+    lost.unlink()
+    draw_pairs("mine", recipe, {"p": tmp_path / "p.tgz"}, out)
+    assert lost.read_bytes() == b[lost.name]
+
+
+def test_another_unpaired_split_than_pinned_is_refused(tmp_path: Path) -> None:
+    recipe, _ = many_pairs(tmp_path / "p.tgz")
+    other = recipe.model_copy(update={"unpaired": {"A": 1000, "B": 1}})
+    with pytest.raises(UserError, match="mine: expected .*1000.* unpaired images, but .*mend the recipe") as caught:
+        draw_pairs("mine", other, {"p": tmp_path / "p.tgz"}, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fluent-emoji", "openmoji"])
+@pytest.mark.parametrize("name", ["fluent-emoji", "openmoji", "emoji-styles"])
 def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -> None:
     """Draws the real set where the archives have been fetched before; no test goes to the network."""
     pytest.importorskip("resvg_py")
@@ -366,6 +443,8 @@ def test_the_real_packages_give_the_published_pairs(name: str, tmp_path: Path) -
         assert len(names["A"]) == recipe.pairs[split]
         bases[split] = {file.split("-")[0].removesuffix(".png") for file in names["A"]}
     assert not bases["train"] & bases["test"]
+    for side, count in (recipe.unpaired or {}).items():
+        assert len(list((tmp_path / name / "unpaired" / side).iterdir())) == count
     smiley = cv2.imread(str(tmp_path / name / "train" / "B" / "1f603.png"))
     if smiley is not None:
         blue, green, red = smiley[16, 6].astype(int)

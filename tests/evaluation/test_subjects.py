@@ -15,9 +15,11 @@ import pytest
 import torch
 from measured import (
     COLOURS,
+    CYCLEGAN,
     GAN,
     PAIRS,
     PIX2PIX,
+    UNPAIRED,
     Array,
     by_image,
     colours,
@@ -51,6 +53,7 @@ from translate.evaluation.subjects import (
     generative,
     is_generative,
     points,
+    served,
     show_best_and_worst,
     translating,
     write_grid,
@@ -300,7 +303,7 @@ def test_splits_in_their_order(root: Path, tmp_path: Path) -> None:
 def test_baselines(run: Path, root: Path) -> None:
     weights = load_weights(run)
     subject = translating(weights, ["l1"], device="cpu")
-    found, notes = baselines(weights, subject)
+    found, notes = baselines(weights, subject, ["l1"])
     assert list(found) == ["input", "mean"] and not notes
     targets = list(tree(root / "test" / "B").values())
     mean = np.mean([pixels.astype(float) for pixels in tree(root / "train" / "B").values()], axis=0).round()
@@ -323,7 +326,7 @@ def test_the_mean_of_16_bits_has_16(tmp_path: Path) -> None:
             write(tmp_path / split / "A" / f"{number}.png", pixels)
             write(tmp_path / split / "B" / f"{number}.png", pixels if number else (pixels >> 8).astype(np.uint8))
     weights = load_weights(export(tmp_path / "run", PIX2PIX, {**PAIRS, "root": str(tmp_path)}))
-    found, _ = baselines(weights, translating(weights, ["l1"], device="cpu"))
+    found, _ = baselines(weights, translating(weights, ["l1"], device="cpu"), ["l1"])
     (pixels,) = found["mean"].matches[0].predicted.stream([0], lambda pixels: pixels)
     expected = np.mean([(deep[0] >> 8) * 257.0, *deep[1:]], axis=0)
     assert pixels.dtype == np.uint16
@@ -338,13 +341,13 @@ def test_baselines_that_make_no_sense_are_left_out(root: Path, tmp_path: Path) -
             write(tmp_path / split / "B" / f"{number}.png", labels)
     data = {**PAIRS, "root": str(tmp_path)}
     weights = load_weights(export(tmp_path / "labels", PIX2PIX, {**data, "B": {"kind": "labels", "classes": 2}}))
-    found, notes = baselines(weights, translating(weights, None, device="cpu"))
+    found, notes = baselines(weights, translating(weights, None, device="cpu"), ["l1"])
     assert not found and "another kind of picture" in notes[0] and "label maps have none" in notes[1]
     weights = load_weights(export(tmp_path / "sizes", PIX2PIX, data))
-    found, notes = baselines(weights, translating(weights, None, device="cpu"))
+    found, notes = baselines(weights, translating(weights, None, device="cpu"), ["l1"])
     assert list(found) == ["input"] and "images of different sizes" in notes[0]
-    with pytest.raises(UserError, match="--baselines needs a run that translates pairs of its own data"):
-        baselines(weights, translating(weights, None, target=root / "test" / "B", device="cpu"))
+    with pytest.raises(UserError, match="--baselines needs a run that translates"):
+        baselines(weights, folders(root / "test" / "A", root / "test" / "B", None), ["l1"])
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------
@@ -512,6 +515,175 @@ def test_without_pairs_the_cycle_still_is_measured(
     assert names == ["l1", "psnr"] and "translate weights get inception" in notes[0]
     monkeypatch.setattr(store, "find", lambda name: tmp_path)
     assert default_measures(subject) == (["fid", "kid", "l1", "psnr"], [])
+
+
+# ---- without pairs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sides without pairs: of A five of training and four of test, of B three each; `hidden` has A's partners."""
+    folder = tmp_path_factory.mktemp("apart")
+    for split, a, b in (("train", 5, 3), ("test", 4, 3)):
+        for number in range(a):
+            write(folder / split / "A" / f"{number}.png", smooth(number + a))
+        for number in range(b):
+            write(folder / split / "B" / f"night {number}.png", 255 - smooth(30 + number + a))
+    for number in range(4):
+        write(folder / "hidden" / f"{number}.png", noisy(255 - smooth(number + 4), number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_way(apart: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tmp_path_factory.mktemp("runs") / "0002-cycle", CYCLEGAN, {**UNPAIRED, "root": str(apart)})
+
+
+def converted(weights: Path, direction: str, folder: Path, out: Path) -> Path:
+    convert(Translator.load(weights, direction=direction, device="cpu"), folder, out)
+    return out
+
+
+def test_sides_are_sets_and_cycles_are_pairs(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    """The numbers of the folders that conversion writes, there and back again."""
+    found, failed = of(two_way, "l1", "psnr", "frechet")
+    assert not failed and found.count == 4
+    expected: dict[str, float] = {}
+    for side, other in (("A", "B"), ("B", "A")):
+        there = converted(two_way, f"{side}to{other}", apart / "test" / side, tmp_path / f"there {side}")
+        back = converted(two_way, f"{other}to{side}", there, tmp_path / f"back {side}")
+        sets = colours(list(tree(there).values())), colours(list(tree(apart / "test" / other).values()))
+        expected[f"{side}to{other} frechet"] = frechet(*sets)
+        cycle, _ = of_folders(back, apart / "test" / side, "l1", "psnr", "frechet")
+        expected |= {f"cycle {side} {name}": value for name, value in values(cycle).items()}
+    assert values(found) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    told = {score.label: score.protocol for score in found.scores}
+    assert [told[f"{d} Fréchet distance"]["reference images"] for d in ("AtoB", "BtoA")] == [3, 4]
+    few, _ = of(two_way, "l1", "frechet", images=2)
+    told = {score.label: score.protocol for score in few.scores}
+    assert told["AtoB Fréchet distance"]["reference images"] == told["cycle B L1"]["images"] == 2
+
+
+def test_one_direction_alone_is_a_set(
+    two_way: Path, apart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = converted(two_way, "BtoA", apart / "test" / "B", tmp_path / "there")
+    expected, _ = of_folders(there, apart / "test" / "A", "frechet")
+    assert values(of(two_way, "frechet", direction="BtoA")[0]) == pytest.approx(values(expected), rel=1e-6)
+    with pytest.raises(UserError, match="l1 compares each output with its target, but no output here has one"):
+        of(two_way, "l1", direction="BtoA")
+    monkeypatch.setattr(subjects, "build_for_inference", lambda _: SimpleNamespace(directions=("BtoA",)))
+    assert values(of(two_way, "frechet")[0]) == pytest.approx(values(expected), rel=1e-6)  # such as CUT
+
+
+def test_hidden_partners_are_found_by_name(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    there = converted(two_way, "AtoB", apart / "test" / "A", tmp_path / "there")
+    expected, _ = of_folders(there, apart / "hidden", "l1", "psnr", "ssim", "frechet")
+    subject = translating(load_weights(two_way), None, target=apart / "hidden", device="cpu")
+    found, _ = measured(subject.matches, "l1", "psnr", "ssim", "frechet")
+    assert found.scores == expected.scores
+    assert default_measures(subject)[0] == ["l1", "psnr", "ssim"] and subject.split is None
+    sets = translating(load_weights(two_way), None, target=apart / "test" / "B", device="cpu")
+    assert [match.pairs for match in sets.matches] == [None]
+    with pytest.raises(UserError, match="4 of 4 images have no target of their name"):
+        of(two_way, "psnr", target=apart / "test" / "B")
+
+
+def test_a_folder_of_targets_is_resized_as_the_run_s_own(root: Path, tmp_path: Path) -> None:
+    augment = {"resize": 20, "crop": 16, "flip": False}
+    weights = export(tmp_path / "run", PIX2PIX, {**PAIRS, "root": str(root), "augment": augment})
+    own, _ = of(weights, "l1", "ssim", "frechet")
+    folder, failed = of(weights, "l1", "ssim", "frechet", target=root / "test" / "B")
+    assert folder.scores == own.scores and not failed
+    again, _ = of(weights, "frechet", target=root / "test" / "B", overrides=["data.augment.crop=12"])
+    assert again.scores[0].value != own.score("frechet").value  # not from the cache
+
+
+def test_of_a_split_with_one_side_what_can_be_is_measured(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path, "train", 2)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "A").symlink_to(apart / "test" / "A")
+    how: dict[str, Any] = {"overrides": [f"data.root={tmp_path}"], "device": "cpu"}
+    weights = load_weights(two_way)
+    subject = translating(weights, None, **how)
+    assert [match.part for match in subject.matches] == ["cycle A"] and subject.split == "test"
+    assert subject.notes == [
+        f"AtoB was not measured: the test split of {tmp_path} has no image of side B",
+        f"BtoA was not measured: the test split of {tmp_path} has no image of side B",
+    ]
+    found, _ = measured(subject.matches, "l1")
+    assert values(found) == {"cycle A l1": values(of(two_way, "l1")[0])["cycle A l1"]}
+    against = translating(weights, None, target=apart / "hidden", **how)
+    whole = translating(weights, None, target=apart / "hidden", device="cpu")
+    assert not against.notes
+    assert measured(against.matches, "l1")[0].scores == measured(whole.matches, "l1")[0].scores
+    for direction, target in (("AtoB", None), ("BtoA", None), ("BtoA", apart / "hidden")):
+        with pytest.raises(UserError, match=r"has no image of side B; choose another --split, or name a folder"):
+            translating(weights, None, direction=direction, target=target, **how)
+
+
+def test_baselines_without_pairs(two_way: Path, apart: Path) -> None:
+    weights = load_weights(two_way)
+    subject = translating(weights, None, device="cpu")
+    found, notes = baselines(weights, subject, ["frechet", "l1"])
+    assert list(found) == ["input"] and "without pairs only sets compare" in notes[0]
+    assert served(["frechet", "l1"], found["input"]) == ("frechet",)
+    evaluation, _ = measured(found["input"].matches, "frechet")
+    a, b = (colours(list(tree(apart / "test" / side).values())) for side in "AB")
+    expected = {"AtoB frechet": frechet(a, b), "BtoA frechet": frechet(b, a)}
+    assert values(evaluation) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    found, notes = baselines(weights, subject, ["l1"])
+    assert not found and "without pairs only measures of sets have one" in notes[0]
+
+
+def test_baselines_of_hidden_partners(two_way: Path, apart: Path) -> None:
+    """The mean is that of the training images of the side aimed at: it needs no pairs."""
+    weights = load_weights(two_way)
+    subject = translating(weights, None, target=apart / "hidden", device="cpu")
+    found, notes = baselines(weights, subject, ["l1"])
+    assert list(found) == ["input", "mean"] and not notes
+    hidden = list(tree(apart / "hidden").values())
+    mean = np.mean([pixels.astype(float) for pixels in tree(apart / "train" / "B").values()], axis=0).round()
+    for name, outputs in (("input", list(tree(apart / "test" / "A").values())), ("mean", [mean] * 4)):
+        wanted = np.mean([pair(a, b)["l1"] for a, b in zip(outputs, hidden, strict=True)])
+        assert values(measured(found[name].matches, "l1")[0])["l1"] == pytest.approx(wanted, rel=1e-5), name
+
+
+def test_pictures_of_cycles_show_what_comes_back(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    subject = translating(load_weights(two_way), None, device="cpu")
+    evaluation, _ = measured(subject.matches, "l1")
+    shown = show_best_and_worst(evaluation, subject, tmp_path / "shown")
+    assert [list(each.files) for each in shown.pictures] == [["input", "output", "back"]] * 4
+    errors = {name: each["cycle A l1"] for name, each in by_image(evaluation).items() if "cycle A l1" in each}
+    assert [p.name for p in shown.pictures if p.rank == "best"] == sorted(errors, key=errors.__getitem__)[:2]
+    assert shown.notes == ["the best and the worst images are those of cycle A"]
+
+
+def test_the_grid_of_a_cycle_has_a_direction_in_each_column(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    subject = translating(load_weights(two_way), None, device="cpu")
+    write_grid(tmp_path / "grid.png", subject)
+    grid, width = read(tmp_path / "grid.png"), 3 * 32
+    assert grid.shape == (4 * 24, 2 * width + 12, 3)
+    for left, side, other in ((0, "A", "B"), (width + 12, "B", "A")):
+        there = converted(two_way, f"{side}to{other}", apart / "test" / side, tmp_path / f"there {side}")
+        back = converted(two_way, f"{other}to{side}", there, tmp_path / f"back {side}")
+        pictures = [list(tree(folder).values()) for folder in (apart / "test" / side, there, back)]
+        for row in range(4):
+            for column, each in enumerate(pictures):
+                cell = grid[row * 24 : row * 24 + 24, left + 32 * column : left + 32 * column + 32]
+                np.testing.assert_array_equal(cell, each[row] if row < len(each) else np.full_like(cell, 255))
+
+
+def test_the_grid_of_one_direction_has_inputs_and_outputs(two_way: Path, apart: Path, tmp_path: Path) -> None:
+    subject = translating(load_weights(two_way), None, direction="BtoA", device="cpu")
+    write_grid(tmp_path / "grid.png", subject)
+    there = converted(two_way, "BtoA", apart / "test" / "B", tmp_path / "there")
+    grid = read(tmp_path / "grid.png")
+    assert grid.shape == (2 * 24, 2 * 64 + 12, 3)
+    rows = zip(tree(apart / "test" / "B").values(), tree(there).values(), strict=True)
+    for number, row in enumerate(rows):
+        top, left = number % 2 * 24, number // 2 * (64 + 12)
+        np.testing.assert_array_equal(grid[top : top + 24, left : left + 64], np.concatenate(row, axis=1))
 
 
 # ---- which measures --------------------------------------------------------------------------------------------------

@@ -204,6 +204,9 @@ def test_clipping_and_history_follow_a_move() -> None:
 def test_two_terms_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="'r1'"):
         make(penalties=[{"kind": "r1", "weight": 1.0}, {"kind": "r1", "weight": 2.0}])
+    historical = {"kind": "historical", "player": "generator"}
+    with pytest.raises(ValueError, match="two regularisers are called 'historical_generator'; leave one out"):
+        make(regularisers=[historical, historical])
     with pytest.raises(ValueError, match="need each other"):
         make(bottleneck={})
     with pytest.raises(UserError, match="autoencoder"):
@@ -290,7 +293,7 @@ def test_any_row_gives_both_players_gradients(objective: Any, networks: str) -> 
     method = make(
         IMAGES, **{**MLP, **NETWORKS[networks]}, objective=objective, penalties=[{"kind": k} for k in PENALTIES]
     )
-    names = tuple(method.penalties)
+    names = tuple(method.adversary.penalties)
     assert len(names) == len(PENALTIES)
     for player, expected in (("discriminator", {"discriminator", *names}), ("generator", {"adversarial"})):
         method.zero_grad()

@@ -69,6 +69,110 @@ def test_the_terms_are_the_paper_s(direction: str, objective: str) -> None:
     assert method.take_reports() == {}
 
 
+# ---- what the discriminator can be given ---------------------------------------------------------------------------
+
+NO_BATCH_NORM = {"kind": "patch", "layers": 1, "width": 4, "norm": "instance"}
+
+
+@pytest.mark.parametrize(("kind", "at"), [("r1", "target"), ("r2", "fake")])
+def test_penalties_are_slopes_along_the_target_alone(kind: str, at: str) -> None:
+    """By a loop over the examples, the source a constant."""
+    method, batch = make(discriminator=NO_BATCH_NORM, penalties=[{"kind": kind, "weight": 0.5, "every": 4}]), batch_of()
+    assert [kind in method.turns(step)[0].terms for step in range(5)] == [True, False, False, False, True]
+    assert method.weights[kind] == 2.0
+    shared = method.shared(batch, {"generator"})
+    found = method.losses(Turn("discriminator", (kind,)), batch, shared)
+    x = {"target": batch["B"], "fake": shared["fake"].detach()}[at]
+    squares = []
+    for source, judged in zip(batch["A"], x, strict=True):
+        judged = judged[None].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(method.discriminator(torch.cat([source[None], judged], 1)).mean(), judged)
+        squares.append(gradient.square().sum())
+    # float32, instance norm over some hundred values: rounding of one part in 1e5.
+    torch.testing.assert_close(found[kind], torch.stack(squares).mean(), rtol=1e-4, atol=1e-8)
+    assert set(method.losses(Turn("discriminator"), batch, shared)) == {"discriminator"}
+
+
+def test_interpolations_stay_with_their_source() -> None:
+    """Where real and fake are one image, WGAN-GP's lines are points: its penalty is that of the slope there."""
+    method, batch = make(discriminator=NO_BATCH_NORM, penalties=[{"kind": "gradient-penalty"}]), batch_of()
+    turn, y = Turn("discriminator", ("gradient_penalty",)), batch["B"].clone().requires_grad_()
+    found = method.losses(turn, batch, {"fake": batch["B"]})["gradient_penalty"]
+    said = method.discriminator(torch.cat([batch["A"], y], 1)).mean((1, 2, 3)).sum()
+    (gradient,) = torch.autograd.grad(said, y)
+    torch.testing.assert_close(found, (gradient.flatten(1).norm(dim=1) - 1).square().mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_pool_remembers_pairs() -> None:
+    method = make(replay=2)
+    seen: list[Tensor] = []
+    method.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    steps = []
+    for step in range(12):
+        batch = {side: x + step for side, x in batch_of().items()}
+        steps.append((batch["A"], batch["B"] + 100))
+        method.losses(Turn("discriminator"), batch, {"fake": steps[-1][1]})
+    known = [torch.cat([a, b]) for source, fake in steps for a, b in zip(source, fake, strict=True)]
+    shown = [pair for pairs in seen[1::2] for pair in pairs]
+    places = [next(n for n, each in enumerate(known) if torch.equal(pair, each)) for pair in shown]  # never torn apart
+    past = sum(place < number - number % 2 for number, place in enumerate(places))
+    assert 0 < past < len(places) - 2
+    new = [torch.equal(pairs[:, :3], batch_of()["A"] + step) for step, pairs in enumerate(seen[::2])]
+    assert all(new)  # of real pairs it knows nothing
+
+
+def test_augmentations_change_both_images_of_a_pair_alike() -> None:
+    for augmentation in (
+        {"kind": "diffaugment", "policy": ["translation", "cutout"]},
+        {"kind": "adaptive", "transforms": ["blit", "geometric"], "start": 1.0},
+    ):
+        method = make(augmentations=[augmentation], discriminator=NO_BATCH_NORM)
+        seen: list[Tensor] = []
+        method.discriminator.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        batch = {side: batch_of()["A"] for side in "AB"}
+        torch.manual_seed(3)
+        method.losses(Turn("discriminator"), batch, {"fake": batch["A"]})
+        (pairs,) = seen  # real and fake in one pass: no batch norm
+        torch.testing.assert_close(pairs[:, :3], pairs[:, 3:])
+        assert not torch.allclose(pairs[:2, :3], batch["A"])
+        assert not torch.allclose(pairs[:2], pairs[2:])  # real and fake by chance of their own
+    assert method.take_reports()["augmentation_p"] >= 0
+
+
+def test_features_are_compared_after_the_same_augmentation() -> None:
+    """So a perfect fake costs nothing; and the generator learns through the augmentation."""
+    policy = [{"kind": "diffaugment", "policy": ["translation", "cutout"]}]
+    method = make(augmentations=policy, discriminator=NO_BATCH_NORM, feature_matching_weight=10.0)
+    batch = batch_of()
+    fake = batch["B"].clone().requires_grad_()
+    terms = method.losses(Turn("generator"), batch, {"fake": fake})
+    assert terms["feature_matching"] == 0
+    assert torch.autograd.grad(terms["adversarial"], fake)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "remedy"),
+    [
+        ({"kind": "diffaugment"}, "set policy to [translation, cutout]"),
+        ({"kind": "diffaugment", "policy": ["colour"]}, "leave it out"),
+        ({"kind": "adaptive"}, "set transforms to [blit, geometric]"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_of_a_pair_are_refused(augmentation: dict[str, Any], remedy: str, channels: int) -> None:
+    side = {"channels": channels}
+    with pytest.raises(UserError) as raised:
+        make({"A": side, "B": side}, augmentations=[augmentation])
+    assert str(raised.value) == (
+        "method.augmentations.0: 'colour' changes one image, but the discriminator sees a pair as one picture; "
+        f"{remedy}"
+    )
+
+
+def test_what_is_written_of_the_settings_begins_with_the_method() -> None:
+    assert next(iter(Pix2PixSettings().model_dump().items())) == ("kind", "pix2pix")
+
+
 def test_the_weights_are_the_paper_s() -> None:
     defaults = {"discriminator": 0.5, "adversarial": 1.0, "reconstruction": 100.0, "feature_matching": 0.0}
     assert make().weights == defaults

@@ -44,6 +44,18 @@ def write_pairs(root: Path, count: int, split: str = "train", size: int = 32, ch
     return root
 
 
+def write_sides(root: Path, a: int, b: int, split: str = "train", size: int = 32) -> Path:
+    """Smooth random pictures without pairs: reddish ones in A, bluish ones in B."""
+    generator = np.random.default_rng(a)
+    for side, count, channel in (("A", a, 2), ("B", b, 0)):  # OpenCV's order is BGR
+        (root / split / side).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = cv2.resize(generator.integers(0, 160, (4, 4, 3), dtype=np.uint8), (size, size))
+            pixels[..., channel] += 90
+            cv2.imwrite(str(root / split / side / f"{number:02}.png"), pixels)
+    return root
+
+
 SMALL: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
@@ -110,6 +122,27 @@ ALL_ON: dict[str, Any] = {
 def tiny(root: Path, *changes: dict[str, Any]) -> Config:
     """SMALL with changes laid over it one after another."""
     raw = configs.merge(SMALL, {"data": {"root": str(root)}})
+    for change in changes:
+        raw = configs.merge(raw, change)
+    return configs.validate(raw, "tiny")
+
+
+UNPAIRED: dict[str, Any] = {
+    **SMALL,
+    "method": {
+        "kind": "cyclegan",
+        "generator": {"kind": "resnet", "blocks": 1, "width": 4, "norm": "instance"},
+        "discriminator": {"kind": "patch", "layers": 2, "width": 4, "norm": "instance"},
+    },
+    "data": {**SMALL["data"], "kind": "unpaired"},
+    "training": {**SMALL["training"], "batch_size": 1},
+}
+"""CycleGAN in the same size; nothing random in a step but the pools."""
+
+
+def tiny_unpaired(root: Path, *changes: dict[str, Any]) -> Config:
+    """UNPAIRED with changes laid over it one after another."""
+    raw = configs.merge(UNPAIRED, {"data": {"root": str(root)}})
     for change in changes:
         raw = configs.merge(raw, change)
     return configs.validate(raw, "tiny")

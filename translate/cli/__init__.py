@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import translate
-from translate.cli import compare, config, convert, data, demo, evaluate, info, report, sample, train, weights
+from translate.cli import compare, config, convert, data, demo, evaluate, export, info, report, sample, train, weights
 from translate.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
+app.command("export")(export.export)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

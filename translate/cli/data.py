@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from translate.errors import PartialFailure, UserError
 if TYPE_CHECKING:
     from translate.data import DataSettings
     from translate.data.check import CheckReport
+    from translate.data.recipes import Recipe
 
 app = typer.Typer(help="Make, fetch and check data sets.", no_args_is_help=True)
 
@@ -82,7 +84,7 @@ def get(
     if show_list:
         for known in recipes.recipe_names():
             recipe = recipes.load_recipe(known)
-            print(f"{known:<14} {recipe.title} ({_counts(recipe.counts)} {_WHAT[recipe.kind]}, {recipe.licence})")
+            print(f"{known:<14} {recipe.title} ({_given(recipe, recipe.counts)}, {recipe.licence})")
         return
     if name is None or out is None:
         raise UserError("expected NAME and OUT, such as fluent-emoji data/emoji; --list shows the names")
@@ -92,7 +94,7 @@ def get(
     with console.progress("drawing", total=sum(recipe.counts.values()), quiet=quiet) as advance:
         made = recipes.make(name, recipe, archives, out, size=size, progress=advance)
     licence = f"{recipe.attribution} ({recipe.licence})"
-    console.say(f"{out}: {_counts(made)} {_WHAT[recipe.kind]}; {licence}", quiet=quiet)
+    console.say(f"{out}: {_given(recipe, made)}; {licence}", quiet=quiet)
 
 
 @app.command("check")
@@ -107,8 +109,9 @@ def check(
 ) -> None:
     """Read every file once: missing partners, sizes, unreadable files, duplicates, and the values.
 
-    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}, or just images; where its folders are
-    classes, say so: --set data.classes=folders.
+    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}{A,B}, or {train,val,test}, or just images.
+    A and B are pairs where they have names in common; --set data.kind=unpaired (or paired) decides otherwise. Where
+    folders are classes, say so: --set data.classes=folders.
     The exit code is 1 if there are problems.
     """
     from translate.data import ToySettings
@@ -136,7 +139,14 @@ def check(
         raise PartialFailure(f"{source}: {number} problem{'s' if number > 1 else ''} found")
 
 
-def _counts(by_split: dict[Any, int]) -> str:
+def _given(recipe: Recipe, counts: Mapping[Any, int]) -> str:
+    """`3214 train, 572 test pairs, unpaired 1700 A, 1514 B`."""
+    unpaired = recipe.unpaired if recipe.kind == "pairs" else None
+    halves = f", unpaired {_counts(unpaired)}" if unpaired else ""
+    return f"{_counts(counts)} {_WHAT[recipe.kind]}{halves}"
+
+
+def _counts(by_split: Mapping[Any, int]) -> str:
     return ", ".join(f"{number} {split}" for split, number in by_split.items())
 
 
@@ -147,13 +157,17 @@ def _settings_of_folder(folder: Path, overrides: list[str]) -> DataSettings:
     from translate.config import apply_overrides
     from translate.data import DataSettings
 
-    splits = {name: (folder / name).is_dir() for name in ("train", "val", "validation", "test")}
+    joined = (folder / "trainA").is_dir()  # trainA, trainB: how CycleGAN's authors lay theirs out
+    splits = {name: (folder / f"{name}{'A' * joined}").is_dir() for name in ("train", "val", "validation", "test")}
     data: dict[str, Any] = {"root": str(folder), "test": "test" if splits["test"] else None}
     data["validation"] = next((name for name in ("val", "validation") if splits[name]), None)
-    if splits["train"]:
-        data["kind"] = "paired" if (folder / "train" / "A").is_dir() else "folder"
+    if joined:
+        data |= {"kind": "unpaired", "A": {"path": "{split}A"}, "B": {"path": "{split}B"}}
+    elif splits["train"]:
+        data["kind"] = _kind_of_sides(folder / "train") if (folder / "train" / "A").is_dir() else "folder"
     elif (folder / "A").is_dir() and (folder / "B").is_dir():
-        data |= {"kind": "paired", "A": {"path": "A"}, "B": {"path": "B"}, "validation": None, "test": None}
+        data |= {"kind": _kind_of_sides(folder), "A": {"path": "A"}, "B": {"path": "B"}}
+        data |= {"validation": None, "test": None}
     else:
         data |= {"kind": "folder", "image": {"path": "."}, "validation": None, "test": None}
     raw = apply_overrides({"data": data}, overrides)
@@ -164,9 +178,16 @@ def _settings_of_folder(folder: Path, overrides: list[str]) -> DataSettings:
         settings: DataSettings = TypeAdapter[DataSettings](DataSettings).validate_python(raw["data"])
     except ValidationError as error:
         fault = error.errors()[0]
-        key = ".".join(["data", *(str(part) for part in fault["loc"] if part not in ("paired", "folder", "toy"))])
+        kinds = ("paired", "unpaired", "folder", "toy")
+        key = ".".join(["data", *(str(part) for part in fault["loc"] if part not in kinds)])
         raise UserError(f"--set {key}: {fault['msg'].removeprefix('Value error, ')}") from None
     return settings
+
+
+def _kind_of_sides(folder: Path) -> str:
+    """`unpaired` where A and B both have files but no name in common, else `paired`: a partner may be missing."""
+    a, b = ({path.stem for path in (folder / side).glob("[!.]*")} for side in ("A", "B"))
+    return "unpaired" if a and b and not a & b else "paired"
 
 
 def _print_report(report: CheckReport, *, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +67,7 @@ def evaluate(
     ] = None,
     direction: Annotated[str | None, typer.Option(help="AtoB or BtoA.", show_default="all that the run has")] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also measure the input itself, and the mean training image.")
+        bool, typer.Option("--baselines", help="Also measure what learnt nothing: the input, the mean image.")
     ] = False,
     images: Annotated[
         int | None,
@@ -206,20 +207,21 @@ def evaluate(
         whole = {"": subject}
         if baselines:
             assert weights is not None
-            others, senseless = subjects.baselines(weights, subject, overrides or [])
+            others, senseless = subjects.baselines(weights, subject, names, overrides or [])
             whole |= others
             notes += senseless
-        if grid and subject.matches[0].pairs is None:
+        if grid and not subjects.grid_matches(subject):
             raise UserError(
-                "--grid shows pairs, and these outputs have no targets; 'translate sample' makes a grid of samples"
+                "--grid shows pairs, and these outputs have neither inputs nor targets; 'translate sample' makes a "
+                "grid of samples"
             )
         found_all, folders, failed = [], [], []
         for name, each in whole.items():
-            with progress(
-                f"measuring {name or each.title}", total=_work(each, options), quiet=quiet or as_json
-            ) as advance:
+            # A baseline is measured where it can be; what the run itself cannot have is a mistake.
+            how = replace(options, measures=subjects.served(names, each)) if name else options
+            with progress(f"measuring {name or each.title}", total=_work(each, how), quiet=quiet or as_json) as advance:
                 evaluation, bad = measure(
-                    each.matches, options, subject=each.title, reference=each.reference, progress=advance
+                    each.matches, how, subject=each.title, reference=each.reference, progress=advance
                 )
             evaluation = evaluation.model_copy(update={"notes": [*notes, *evaluation.notes]})
             folder = _folder(out, weights, each.split or "folder", name) if group.leads else None

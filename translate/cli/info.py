@@ -16,7 +16,7 @@ def info(
     """Say what a run or a weights file is: method, directions or classes, channels, sizes, training."""
     from translate.methods.generative import GenerativeMethod
     from translate.networks import count_parameters
-    from translate.run import build_for_inference, load_weights
+    from translate.run import build_for_inference, held, load_weights
 
     loaded = load_weights(weights)
     method = build_for_inference(loaded)
@@ -27,7 +27,7 @@ def info(
         "name": loaded.config.name,
         "method": loaded.config.method.kind,
         "sides": {name: spec.model_dump(mode="json", exclude_none=True, include=kept) for name, spec in specs.items()},
-        "parameters": {name: count_parameters(module) for name, module in method.exported().items()},
+        "parameters": {name: count_parameters(module) for name, module in held(loaded, method).items()},
     }
     if isinstance(method, GenerativeMethod):
         facts |= {

@@ -70,11 +70,9 @@ def train(
     if outcome.reason == "interrupted":
         say(f"stopped; continue with: translate train --resume {run.path}", quiet=quiet)
         raise typer.Exit(130)
-    from translate.data import PairedSettings
-
-    pairs = isinstance(settings.data, PairedSettings)
-    use = f"convert with: translate convert {run.path} IN OUT"
-    if not pairs:
+    if settings.data.kind in ("paired", "unpaired"):
+        use = f"convert with: translate convert {run.path} IN OUT"
+    else:
         use = f"make pictures with: translate sample {run.path} -n 64 --out OUT"
     say(f"{outcome.reason} after {outcome.images:,} images; {use}", quiet=quiet)
 

@@ -34,7 +34,7 @@ class CheckReport:
 
     Kinds of problem: those of the pairing (`missing`, `duplicate`, `manifest`, `class`), and `unreadable` (a file
     that cannot be used), `size` (the sides of a pair differ), `leak` (the same pixels in two splits),
-    `repeated` (a sample twice in one split).
+    `repeated` (a sample twice in one split), `shared` (without pairs: the same pixels on both sides).
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -184,11 +184,13 @@ def _size_problems(item: Item, sides: dict[str, _Seen]) -> list[Problem]:
 
 
 def _repetitions(seen: Iterable[tuple[str, Item, dict[str, _Seen]]]) -> list[Problem]:
-    """Pixels of one side that stand in two splits, and samples equal in all sides within one split."""
+    """Pixels of one side that stand in two splits, samples equal in all sides within one split, and pixels that stand
+    on both sides of unpaired data, in whatever split."""
     problems: list[Problem] = []
     first_side: dict[tuple[str, bytes], tuple[str, Path]] = {}
-    first_sample: dict[tuple[str, bytes], Path] = {}
-    for split, _, sides in seen:
+    first_sample: dict[tuple[str, ...], Path] = {}
+    first_alone: dict[bytes, tuple[str, Path]] = {}
+    for split, item, sides in seen:
         for side, one in sides.items():
             if one.flat:
                 continue
@@ -196,9 +198,14 @@ def _repetitions(seen: Iterable[tuple[str, Item, dict[str, _Seen]]]) -> list[Pro
             if where != split:
                 text = f"{side} of the {split} split has the same pixels as {path} of the {where} split"
                 problems.append(Problem("leak", str(one.path), text))
+            if len(item.paths) == 1:
+                other, path = first_alone.setdefault(one.digest, (side, one.path))
+                if other != side:
+                    text = f"the same picture on both sides: {path} of side {other} has the same pixels"
+                    problems.append(Problem("shared", str(one.path), text))
         if sides:
             one = next(iter(sides.values()))
-            key = split, b"".join(other.digest for other in sides.values())
+            key = split, *sides, *(other.digest.hex() for other in sides.values())
             path = first_sample.setdefault(key, one.path)
             if path is not one.path:
                 problems.append(Problem("repeated", str(one.path), f"the same sample as {path}"))

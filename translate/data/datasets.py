@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from translate.data.cache import Cache, Progress, disk_cache, memory_cache
 from translate.data.files import Problem, find_images, natural_key, stem_key
 from translate.data.images import read_pixels
+from translate.data.order import SampleOrder, UnpairedOrder
 from translate.data.pairing import (
     Item,
     Pairing,
@@ -24,7 +25,6 @@ from translate.data.pairing import (
     pair_manifest,
     pair_side_by_side,
 )
-from translate.data.order import SampleOrder, UnpairedOrder
 from translate.data.spec import ImageSpec, Sample, Split
 from translate.data.toys import PointDataset, ToySettings
 from translate.data.transforms import AugmentSettings, Pixels, Transform, resize
@@ -135,8 +135,8 @@ class ImageDataset(Dataset[Sample]):
 class UnpairedDataset(Dataset[Sample]):
     """Samples of two sides that know nothing of each other: an image of each, side by side by chance alone.
 
-    Training has an epoch of the larger side's length, max(|A|, |B|); the smaller one begins anew within it. Evaluation
-    has the smaller side's length and shows no image twice.
+    Training has an epoch of the larger side's length, max(|A|, |B|), as in the authors' code; the smaller side begins
+    anew within it, in another order. Evaluation has the smaller side's length and shows no image twice.
 
     Args:
         sides: a data set of one side each, all for training or none.
@@ -158,9 +158,7 @@ class UnpairedDataset(Dataset[Sample]):
         """
         if isinstance(key, tuple):
             indices, position = key
-            samples = [
-                dataset[index, position] for dataset, index in zip(self.sides.values(), indices, strict=True)
-            ]
+            samples = [dataset[index, position] for dataset, index in zip(self.sides.values(), indices, strict=True)]
         else:  # spread evenly over each side
             samples = [dataset[key * len(dataset) // len(self)] for dataset in self.sides.values()]
         joined: Sample = {side: sample[side] for side, sample in zip(self.sides, samples, strict=True)}
@@ -214,6 +212,28 @@ class _DatasetSettings(Settings):
             raise ValueError(f"'cache_folder' needs 'cache: disk', but 'cache' is {self.cache!r}")
         return self
 
+    def _with_cache(self, dataset: ImageDataset, layout: list[Any], progress: Progress | None) -> ImageDataset:
+        def read(index: int) -> Mapping[str, Pixels]:
+            return dataset.prepared(index)
+
+        dataset.layout = layout
+        if self.cache == "memory":
+            dataset.cache = memory_cache(len(dataset), read, progress=progress)
+        elif self.cache == "disk":
+            files = [[str(path), *_stamp(path)] for item in dataset.items for path in item.paths.values()]
+            dataset.cache = disk_cache(
+                len(dataset),
+                read,
+                folder=self.cache_folder,
+                key=[files, *dataset.key],
+                progress=progress,
+            )
+        return dataset
+
+
+class _ListedSettings(_DatasetSettings):
+    """What data sets share whose samples stand in one listing: each split is found as a whole."""
+
     def pairing(self, split: Split) -> Pairing:
         """The samples of a split and what is wrong with the files that make none.
 
@@ -255,24 +275,6 @@ class _DatasetSettings(Settings):
         patterns = [pattern for pattern in self._patterns() if _SPLIT in pattern]
         return any(self._folder(pattern, split).exists() for pattern in patterns)
 
-    def _with_cache(self, dataset: ImageDataset, layout: list[Any], progress: Progress | None) -> ImageDataset:
-        def read(index: int) -> Mapping[str, Pixels]:
-            return dataset.prepared(index)
-
-        dataset.layout = layout
-        if self.cache == "memory":
-            dataset.cache = memory_cache(len(dataset), read, progress=progress)
-        elif self.cache == "disk":
-            files = [[str(path), *_stamp(path)] for item in dataset.items for path in item.paths.values()]
-            dataset.cache = disk_cache(
-                len(dataset),
-                read,
-                folder=self.cache_folder,
-                key=[files, *dataset.key],
-                progress=progress,
-            )
-        return dataset
-
 
 class SideSettings(ImageSpec):
     """One side of a data set: what its images are, and where they lie."""
@@ -299,7 +301,7 @@ class PairedAugmentSettings(AugmentSettings):
         return self
 
 
-class PairedSettings(_DatasetSettings):
+class PairedSettings(_ListedSettings):
     """Pairs of images: two folders matched by name, side-by-side pictures, or a CSV list."""
 
     kind: Literal["paired"] = "paired"
@@ -333,7 +335,8 @@ class PairedSettings(_DatasetSettings):
                 f"'{key}' has no use with 'layout: side-by-side': its halves are of one size and always two"
             )
         _check_splits(self._patterns(), self.validation)
-        _check_colour(self.augment, self._colour_side, getattr(self, self._colour_side))
+        side = self._colour_side
+        _check_colour(self.augment, side, getattr(self, side), "set 'augment.colour_side'")
         return self
 
     @property
@@ -407,8 +410,10 @@ class UnpairedSettings(_DatasetSettings):
 
     @model_validator(mode="after")
     def _is_sound(self) -> UnpairedSettings:
+        if self._path("A") == self._path("B"):
+            raise ValueError(f"'A.path' and 'B.path' are both {self._path('A')!r}; the sides are two folders")
         for side in SIDES:
-            _check_splits(self._folder_of(side)._patterns(), self.validation)
+            _check_splits([self._path(side)], self.validation)
             _check_colour(self.augment, side, getattr(self, side))
         return self
 
@@ -426,55 +431,54 @@ class UnpairedSettings(_DatasetSettings):
         return {"A": self.A.spec(), "B": self.B.spec()}
 
     def pairing(self, split: Split) -> Pairing:
-        """The images of both sides, each a sample of its own: `paths` has the one side that it is of."""
-        items: list[Item] = []
-        problems: list[Problem] = []
-        for side in SIDES:
-            found = self._folder_of(side).pairing(split)
-            items += [item._replace(paths={side: item.paths["image"]}) for item in found.items]
-            problems += found.problems
-        return Pairing(items, problems)
+        """The images of both sides, each a sample of its own: `paths` has the one side that it is of.
+
+        Held out is the same share of each side. Raises as the other data sets do.
+        """
+        return Pairing([item for side in SIDES for item in self._items(side, split)], [])
 
     def open(self, split: Split, seed: int, *, progress: Progress | None = None) -> UnpairedDataset | None:
         """The data set of a split, its caches built; None if there is no such split (validation and test alone).
 
-        A test split may have one side alone. Raises UserError where another lacks one.
+        A test split may have one side alone: enough to convert that side, and to measure it. Raises UserError for a
+        side without a folder or without an image.
         """
-        items = self.pairing(split).items
-        if not items:
+        items = {side: self._items(side, split) for side in SIDES}
+        without = [side for side, found in items.items() if not found]
+        if len(without) == len(SIDES):
             return None
+        if without and split != "test":  # validation: training has both or raised
+            raise UserError(
+                f"data, {split}: there is no image of side {without[0]}, though of the other; "
+                "give it some, or set data.validation to null"
+            )
+        specs = self.specs()
         sides: dict[str, ImageDataset] = {}
-        for number, side in enumerate(SIDES):
-            own = [item for item in items if side in item.paths]
-            if not own and split == "test":  # enough to convert and measure the other side
-                continue
-            if not own:
-                raise UserError(f"data, {split}: side {side} has no image there, the other side has {len(items)}")
-            specs = {side: self.specs()[side]}
-            transform = Transform(self.augment, specs, training=split == "train", colour_side=side)
-            dataset = ImageDataset(own, specs, _ReadImage(side, specs[side]), transform, seed_of(seed, number))
-            sides[side] = self._with_cache(dataset, [], progress)
+        for number, (side, found) in enumerate(items.items()):
+            if found:
+                spec = {side: specs[side]}
+                transform = Transform(self.augment, spec, training=split == "train", colour_side=side)
+                dataset = ImageDataset(found, spec, _ReadImage(side, specs[side]), transform, seed_of(seed, number))
+                sides[side] = self._with_cache(dataset, [], progress)
         return UnpairedDataset(sides)
 
-    def _folder_of(self, side: str) -> FolderSettings:
-        """One side as a folder of its own."""
-        own: SideSettings = getattr(self, side)
-        return FolderSettings(
+    def _items(self, side: str, split: Split) -> list[Item]:
+        """The images of one side, found as those of a single folder are."""
+        folder = FolderSettings(
             root=self.root,
             train=self.train,
             validation=self.validation,
             test=self.test,
-            image=own.model_copy(update={"path": own.path or f"{_SPLIT}/{side}"}),
+            image=SideSettings(path=self._path(side)),
         )
+        return [item._replace(paths={side: item.paths["image"]}) for item in folder.pairing(split).items]
 
-    def _patterns(self) -> list[str]:
-        return [pattern for side in SIDES for pattern in self._folder_of(side)._patterns()]
-
-    def _find(self, split: str) -> Pairing:
-        raise NotImplementedError  # each side finds its own
+    def _path(self, side: str) -> str:
+        own: SideSettings = getattr(self, side)
+        return own.path or f"{_SPLIT}/{side}"
 
 
-class FolderSettings(_DatasetSettings):
+class FolderSettings(_ListedSettings):
     """A single folder of images, with its sub-folders as labels where `classes` says so."""
 
     kind: Literal["folder"] = "folder"
@@ -564,7 +568,9 @@ class FolderSettings(_DatasetSettings):
             return None
         specs = self.specs()
         transform = Transform(self.augment, specs, training=split == "train", colour_side="image")
-        return self._with_cache(ImageDataset(items, specs, _ReadImage("image", specs["image"]), transform, seed), [], progress)
+        return self._with_cache(
+            ImageDataset(items, specs, _ReadImage("image", specs["image"]), transform, seed), [], progress
+        )
 
     def _patterns(self) -> list[str]:
         return [self.image.path or _SPLIT]
@@ -575,9 +581,7 @@ class FolderSettings(_DatasetSettings):
         return label_by_folder(items, folder, self.class_names) if self.classes else Pairing(items, [])
 
 
-DataSettings = Annotated[
-    PairedSettings | UnpairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")
-]
+DataSettings = Annotated[PairedSettings | UnpairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")]
 AnyDataset = ImageDataset | UnpairedDataset | PointDataset
 
 
@@ -639,11 +643,11 @@ def _check_splits(patterns: list[str], validation: str | float | None) -> None:
         )
 
 
-def _check_colour(augment: AugmentSettings, side: str, spec: ImageSpec) -> None:
+def _check_colour(augment: AugmentSettings, side: str, spec: ImageSpec, instead: str = "leave it out") -> None:
     if augment.colour is None:
         return
     if spec.kind == "labels":
-        raise ValueError(f"'augment.colour' would change side {side}, which holds labels; set 'augment.colour_side'")
+        raise ValueError(f"'augment.colour' would change side {side}, which holds labels; {instead}")
     if spec.channels > 4:
         raise ValueError(f"'augment.colour' needs an image of 1 to 4 channels, but side {side} has {spec.channels}")
 

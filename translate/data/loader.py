@@ -174,11 +174,12 @@ class _TrainingFetch(Dataset[Any]):
     tracebacks."""
 
     def __init__(self, dataset: AnyDataset) -> None:
-        self.dataset = dataset
+        self.dataset: Dataset[Sample] = dataset  # each kind takes the keys that its own order gives
+        self.specs = dataset.specs
 
     def __getitem__(self, keys: list[_Key]) -> Batch | UserError:
         try:
-            return collate([self.dataset[key] for key in keys], self.dataset.specs)
+            return collate([self.dataset[key] for key in keys], self.specs)
         except UserError as error:
             return error
 

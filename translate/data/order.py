@@ -1,4 +1,5 @@
-"""Which sample stands where in the endless stream of training: no state but a position, so that a run resumes exactly."""
+"""Which sample stands where in the endless stream of training: nothing but a position decides, so that a run resumes
+exactly."""
 
 from __future__ import annotations
 
@@ -29,9 +30,12 @@ class SampleOrder:
 
 
 class UnpairedOrder:
-    """One order a side, each with epochs of its own: what stands together at a position is chance.
+    """One order a side, each with epochs of its own length: what stands together at a position is chance.
 
-    Position p has entry p of each side's stream. The larger side is seen once in an epoch of max(|A|, |B|) positions.
+    Position p has entry p of each side's stream.
+
+    Args:
+        orders: with a seed each; with one seed for all, sides of equal length would stay side by side.
     """
 
     def __init__(self, orders: Sequence[SampleOrder]) -> None:

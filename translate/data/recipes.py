@@ -41,7 +41,7 @@ CodePoints = tuple[int, ...]
 
 TEST_PERCENT = 10
 """Share of the first code points that go to the test split. Hundreds of variants (people) can stand under
-one, so the share of *pairs* differs: 13 % of Fluent emoji, 16 % of OpenMoji."""
+one, so the share of *pairs* differs: 13 % of Fluent emoji, 15 % of emoji styles, 16 % of OpenMoji."""
 
 _CODE_POINTS = re.compile(r"[0-9a-f]{1,6}([-_][0-9a-f]{1,6})*", re.IGNORECASE)
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)  # Unicode 16, table 23-1
@@ -94,7 +94,7 @@ class _Recipe(Settings):
 
     title: str
     licence: str
-    """SPDX identifier of the pictures' licence; NOASSERTION where their makers state none."""
+    """SPDX expression of the pictures' licence; NOASSERTION where their makers state none."""
     attribution: str
     """Whom to name when the pictures, or what was made of them, are passed on."""
     source: str
@@ -113,11 +113,16 @@ class PairRecipe(_Recipe):
     sides: dict[Literal["A", "B"], Side]
     pairs: dict[Literal["train", "test"], int]
     """How many pairs the packages give, as a check."""
+    unpaired: dict[Literal["A", "B"], int] | None = None
+    """How many images the split `unpaired` has on each side, as a check; null: there is no such split. It halves the
+    training pairs, by `side_of`, and keeps one side of each: what learns from it has never seen a pair."""
 
     @model_validator(mode="after")
     def _sides_are_complete(self) -> PairRecipe:
         if set(self.sides) != {"A", "B"} or set(self.pairs) != {"train", "test"}:
             raise ValueError("needs sides A and B, and the number of pairs in train and test")
+        if self.unpaired is not None and set(self.unpaired) != {"A", "B"}:
+            raise ValueError("'unpaired' needs the number of images of A and of B")
         for side in self.sides.values():
             if side.package not in self.packages:
                 raise ValueError(f"side names the package {side.package!r}, which is not in 'packages'")
@@ -269,10 +274,23 @@ def split_of(points: CodePoints) -> Literal["train", "test"]:
     Skin tones and variation selectors do not count, unless the emoji is nothing else. A tenth of the first
     code points is for testing, chosen by the MD5 of the name: it stays when pictures come or go.
     """
+    return "test" if _number_of(points) % 100 < TEST_PERCENT else "train"
+
+
+def side_of(points: CodePoints) -> Literal["A", "B"]:
+    """The one side on which a training emoji stands in the split `unpaired`: again that of its first code point.
+
+    A half of the first code points stands on each side. `split_of` says nothing about it: of the MD5 divided by 100
+    that looks at the remainder, this at whether the quotient is even.
+    """
+    return "B" if _number_of(points) // 100 % 2 else "A"
+
+
+def _number_of(points: CodePoints) -> int:
+    """A number that depends on nothing but the first code point that is no modifier."""
     modifiers = (_VARIATION_SELECTORS, _SKIN_TONES)
     base = [point for point in points if not any(point in span for span in modifiers)] or points
-    digest = hashlib.md5(f"{base[0]:04x}".encode(), usedforsecurity=False).digest()
-    return "test" if int.from_bytes(digest, "big") % 100 < TEST_PERCENT else "train"
+    return int.from_bytes(hashlib.md5(f"{base[0]:04x}".encode(), usedforsecurity=False).digest(), "big")
 
 
 def check_renderer(recipe: Recipe) -> None:
@@ -311,6 +329,8 @@ def draw_pairs(
 ) -> dict[str, int]:
     """Write `out/{train,test}/{A,B}/<code points>.png`, RGB, `size` x `size`; finished files are skipped.
 
+    A recipe with an `unpaired` split also has `out/unpaired/{A,B}/`: one side of each training pair, once more.
+
     Args:
         name: the recipe's name, for `out/dataset.yaml`.
         archives: what `fetch` returned.
@@ -331,16 +351,30 @@ def draw_pairs(
     counts: dict[str, int] = {split: found[split] for split in recipe.pairs}
     if counts != recipe.pairs:
         raise UserError(f"{name}: expected {recipe.pairs} pairs, but the packages give {counts}; mend the recipe")
-
-    claim_folder(out, {**_description(name, recipe), "pairs": counts, "size": size})
+    described = {**_description(name, recipe), "pairs": counts, "size": size}
+    if recipe.unpaired is not None:
+        halves = Counter(side_of(entry) for entry in points if split_of(entry) == "train")
+        alone = {side: halves[side] for side in recipe.unpaired}
+        if alone != recipe.unpaired:
+            raise UserError(
+                f"{name}: expected {recipe.unpaired} unpaired images, but the packages give {alone}; mend the recipe"
+            )
+        described["unpaired"] = alone
+    claim_folder(out, described)
 
     def draw(entry: CodePoints) -> None:
-        stem = "-".join(f"{point:04x}" for point in entry)
+        split = split_of(entry)
         for key, files in sides.items():
-            path = out / split_of(entry) / key / f"{stem}.png"
-            if not path.exists():
+            splits: list[str] = [split]
+            if recipe.unpaired is not None and split == "train" and side_of(entry) == key:
+                splits.append("unpaired")
+            stem = "-".join(f"{point:04x}" for point in entry)
+            missing = [path for each in splits if not (path := out / each / key / f"{stem}.png").exists()]
+            if missing:
                 suffix, content = files[entry]
-                write_image(path, render(content, suffix, size=size, background=recipe.background))
+                pixels = render(content, suffix, size=size, background=recipe.background)
+                for path in missing:
+                    write_image(path, pixels)
 
     for_each(draw, points, progress)
     return counts

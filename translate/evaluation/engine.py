@@ -18,6 +18,7 @@ from translate.distributed import ALONE, Processes, gathered
 from translate.errors import ImageError, UserError
 from translate.evaluation.pictures import Pictures
 from translate.evaluation.statistics_cache import cached_statistics
+from translate.metrics.foreign import in_a_line
 from translate.metrics.frechet import FeatureStatistics, bias_warning
 from translate.metrics.meters import PairMeter, SetMeter, mean_of
 from translate.metrics.protocol import ProtocolSettings
@@ -288,7 +289,7 @@ class _MatchRun:
             try:
                 classes = segmenter(images.to(self.options.device))
             except (RuntimeError, ValueError, TypeError) as error:  # a user's code
-                raise UserError(f"segmenter: {segmenter.name} failed ({_told(error)})") from error
+                raise UserError(f"segmenter: {segmenter.name} failed ({in_a_line(error)})") from error
             # Where a segmenter answers in a coarser grid, the nearest cell's class counts.
             found = nn.functional.interpolate(classes[:, None].double(), size=wanted.shape[1:], mode="nearest")[
                 :, 0
@@ -454,7 +455,7 @@ class _Batcher:
             raise UserError(f"{self.waiting[0][0]} to {self.waiting[-1][0]}: {error}") from error
         except (RuntimeError, ValueError, TypeError) as error:  # a user's network
             name, size = self.meter.network.name, "x".join(map(str, batch.shape))
-            raise UserError(f"features: {name!r} failed on images {size} ({_told(error)})") from error
+            raise UserError(f"features: {name!r} failed on images {size} ({in_a_line(error)})") from error
         self.waiting = []
 
 
@@ -482,11 +483,6 @@ def _of_images(match: Match) -> bool:
 def _joined_digest(digests: Sequence[bytes]) -> str:
     """Names a set of pictures by their pixels, in whatever order."""
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()[:12]
-
-
-def _told(error: Exception) -> str:
-    """What went wrong in foreign code, in a line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _size(pixels: Pixels) -> str:

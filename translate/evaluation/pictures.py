@@ -16,9 +16,13 @@ from translate.data.datasets import ImageDataset
 from translate.data.files import expand, stem_key
 from translate.data.images import ImageFile, Pixels, load_pixels_like, read_pixels
 from translate.data.spec import ImageSpec
+from translate.data.transforms import AugmentSettings, Transform
 from translate.errors import ImageError, UserError
+from translate.evaluation.text import readable
 from translate.inference.sampler import Sampler
 from translate.inference.translator import Translator
+
+_SIDE = "image"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,22 +84,27 @@ class Pictures(ABC):
 class FilePictures(Pictures):
     """Image files below a folder or of a pattern; named by relative path without suffix.
 
+    Args:
+        augment: of a data set whose split they stand beside: they are resized and cropped as it; None for as they are.
+
     Raises:
         UserError: nothing is there, or two files have one name.
     """
 
-    def __init__(self, where: str | Path, spec: ImageSpec) -> None:
+    def __init__(self, where: str | Path, spec: ImageSpec, augment: AugmentSettings | None = None) -> None:
         root, self._paths = expand(where)
-        self.title, self.spec = str(where), spec
-        self.names = [stem_key(path, root) for path in self._paths]
+        self.title, self.spec = readable(where), spec
+        self.transform = Transform(augment, {_SIDE: spec}, training=False) if augment else None
+        self.names = [readable(stem_key(path, root)) for path in self._paths]
         if len(set(self.names)) < len(self.names):
             twice = Counter(self.names).most_common(1)[0][0]
-            raise UserError(f"{where}: two files are called {twice}; names must differ in more than the suffix")
+            raise UserError(f"{self.title}: two files are called {twice}; names must differ in more than the suffix")
 
     def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
         def read(index: int) -> R | ImageError:
             try:
-                return then(read_pixels(self._paths[index], self.spec))
+                pixels = read_pixels(self._paths[index], self.spec)
+                return then(pixels if self.transform is None else self.transform.prepare({_SIDE: pixels})[_SIDE])
             except ImageError as error:
                 return error
 
@@ -104,6 +113,9 @@ class FilePictures(Pictures):
     def files(self) -> list[list[Path]]:
         return [[path] for path in self._paths]
 
+    def key(self) -> list[Any]:
+        return [*super().key(), *(self.transform.key if self.transform else [])]
+
 
 class SidePictures(Pictures):
     """One side of a data set's split, resized and cropped as validation sees it."""
@@ -111,7 +123,7 @@ class SidePictures(Pictures):
     def __init__(self, dataset: ImageDataset, side: str, title: str) -> None:
         self.dataset, self.side, self.title = dataset, side, title
         self.spec = dataset.specs[side]
-        self.names = [item.name for item in dataset.items]
+        self.names = [readable(item.name) for item in dataset.items]
 
     def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
         def read(index: int) -> R | ImageError:

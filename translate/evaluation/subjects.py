@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ import translate
 from translate import config as configs
 from translate.config import Config
 from translate.data import DataSettings
-from translate.data.datasets import ImageDataset
+from translate.data.datasets import ImageDataset, UnpairedDataset
 from translate.data.images import Pixels, normalise, visible, write_image
 from translate.data.spec import ImageSpec, Split
 from translate.data.tokens import read_tokens
@@ -31,6 +32,7 @@ from translate.evaluation.pictures import (
     SidePictures,
     TranslatedPictures,
 )
+from translate.evaluation.text import readable
 from translate.inference.report import THUMBNAIL
 from translate.inference.sampler import Sampler
 from translate.inference.translator import Translator
@@ -72,8 +74,8 @@ class Subject:
     reference: str
     split: Split | None = None
     """Of a run's own data, where it is measured against them."""
-    inputs: Pictures | None = None
-    """What the outputs of the first match were made of, in its order."""
+    aims: tuple[str, ...] = ()
+    """The sides that a run's translations aim at: of as many matches, the first ones."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -112,9 +114,8 @@ def folders(
             f"{others[0]} compares pictures, but --classes makes label maps of the targets; with a segmenter measure "
             f"{', '.join(LABEL_NAMES)}"
         )
-    sets_alone = measures is not None and all(name in SET_NAMES for name in measures)
     required = measures is not None or classes is not None
-    pairs = None if sets_alone else _by_name(outputs, targets, required=required, matched=matched)
+    pairs = None if _of_sets(measures) else _by_name(outputs, targets, required=required, matched=matched)
     if pairs is not None:
         chosen = [pairs[i] for i in _spread(len(pairs), images)]
         match = Match(outputs, targets, chosen, labels=targets if classes and segmented else None)
@@ -126,7 +127,12 @@ def folders(
             predicted_indices=_spread(len(outputs.names), images),
             target_indices=_spread(len(targets.names), images),
         )
-    return Subject([match], str(predicted), str(target))
+    return Subject([match], outputs.title, targets.title)
+
+
+def _of_sets(measures: Sequence[str] | None) -> bool:
+    """Whether nothing but measures of sets was asked for."""
+    return measures is not None and all(name in SET_NAMES for name in measures)
 
 
 def _by_name(outputs: Pictures, targets: Pictures, *, required: bool, matched: bool) -> list[tuple[int, int]] | None:
@@ -174,18 +180,18 @@ def data_of(weights: Weights, overrides: Sequence[str]) -> DataSettings:
     return configs.validate(raw, str(weights.path), overrides).data
 
 
-def open_split(data: DataSettings, split: Split | None) -> tuple[ImageDataset | PointDataset, Split]:
+def open_split(data: DataSettings, split: Split | None) -> tuple[ImageDataset | UnpairedDataset | PointDataset, Split]:
     """A split as evaluation sees it; None takes the test split, else the validation one, else the training one."""
     candidates: tuple[Split, ...] = (split,) if split else ("test", "validation", "train")
     for name in candidates:
         dataset = data.open(name, 0)
         if dataset is not None:
-            return (dataset.fixed() if isinstance(dataset, ImageDataset) else dataset), name
+            return (dataset if isinstance(dataset, PointDataset) else dataset.fixed()), name
     raise UserError(f"data.{split}: there is no such split in {_root(data)}; choose another --split")
 
 
 def _root(data: DataSettings) -> str:
-    return data.kind if isinstance(data, ToySettings) else str(data.root)
+    return data.kind if isinstance(data, ToySettings) else readable(data.root)
 
 
 def translating(
@@ -203,58 +209,68 @@ def translating(
 ) -> Subject:
     """A run that translates: what it makes of a split's sources, against their targets, or a folder's.
 
-    A run of two directions is measured in both, and there and back again: the cycle's error, which needs no pairs.
-    Against a folder it is measured in one, its default where none is named.
+    Without pairs, outputs and targets are two sets. A run of two directions is measured in both, and there and back
+    again: the cycle's error, which needs no pairs. Against a folder it is measured in one, its default where none is
+    named; there are pairs if names agree, whatever the run learnt from. Of a split with one side alone is measured what
+    can be, with a note.
+
+    Raises:
+        UserError: nothing can be measured.
     """
     data = data_of(weights, overrides)
+    assert not isinstance(data, ToySettings)
     offered = build_for_inference(weights).directions
     if direction is not None and direction not in offered:
         raise UserError(f"{weights.path}: has no direction {direction!r}; it offers {', '.join(offered)}")
     directions = list(offered) if direction is None and target is None else [direction or offered[0]]
     dataset, name = open_split(data, split)
-    assert isinstance(dataset, ImageDataset)
-    sets_alone = measures is not None and all(measure in SET_NAMES for measure in measures)
-    paired = data.kind == "paired"
+    assert not isinstance(dataset, PointDataset)
+    place = f"{name} split of {_root(data)}"
+    sides = {side: SidePictures(dataset.of_side(side), side, place) for side in dataset.specs}
     loaded: dict[str, Translator] = {}
 
-    def translator(which: str) -> Translator:
+    def translated(source: Pictures, which: str) -> TranslatedPictures:
         if which not in loaded:
             loaded[which] = Translator.load(weights.path, direction=which, device=device, precision=precision)
-        return loaded[which]
+        return TranslatedPictures(loaded[which], source)
 
-    reference = f"{name} split of {_root(data)}" if target is None else str(target)
-    matches, inputs = [], None
+    matches: list[Match] = []
+    aims: list[str] = []
+    notes: list[str] = []
     for which in directions:
         first, _, second = which.partition("to")
-        source = SidePictures(dataset, first, reference)
-        outputs = TranslatedPictures(translator(which), source)
-        truth: Pictures = SidePictures(dataset, second, reference)
-        part = which if len(directions) > 1 else ""
-        chosen = _spread(len(source.names), images)
-        inputs = inputs or source
-        if target is not None:
-            truth = FilePictures(target, truth.spec)
-            pairs = (
-                None
-                if sets_alone
-                else _by_name(outputs, truth, required=paired and measures is not None, matched=matched)
-            )
-        else:
-            pairs = [(i, i) for i in range(len(source.names))] if paired else None
+        lacking = [side for side in ((first,) if target else (first, second)) if side not in sides]
+        if lacking:
+            notes.append(f"{which} was not measured: the {place} has no image of side {' or '.join(lacking)}")
+            continue
+        source = sides[first]
+        truth = FilePictures(target, data.specs()[second], data.augment) if target else sides[second]
+        outputs = translated(source, which)
+        chosen, pairs = _spread(len(source.names), images), None
+        if target is not None and not _of_sets(measures):
+            pairs = _by_name(outputs, truth, required=measures is not None, matched=matched)
+        elif target is None and data.kind == "paired":
+            pairs = [(i, i) for i in chosen]
         if pairs is not None:
             by_output = dict(pairs)
             pairs = [(i, by_output[i]) for i in chosen if i in by_output]
         of_labels = source.spec.kind == "labels" and truth.spec.kind == "image"
         labels = source if of_labels and pairs is not None and target is None else None
-        matches.append(Match(outputs, truth, pairs, part, chosen, None if target else chosen, labels))
+        others = None if target is not None else _spread(len(truth.names), images)
+        matches.append(Match(outputs, truth, pairs, which if len(directions) > 1 else "", chosen, others, labels))
+        aims.append(second)
     if len(directions) == 2:
         for which, back in (directions, directions[::-1]):
-            source = SidePictures(dataset, which.partition("to")[0], reference)
-            there = TranslatedPictures(translator(which), source)
-            again = TranslatedPictures(translator(back), there)
-            pairs = [(i, i) for i in _spread(len(source.names), images)]
-            matches.append(Match(again, source, pairs, f"cycle {source.side}"))
-    return Subject(matches, _title(weights), reference, name if target is None else None, inputs)
+            if (start := which.partition("to")[0]) in sides:
+                source = sides[start]
+                again = translated(translated(source, which), back)
+                pairs = [(i, i) for i in _spread(len(source.names), images)]
+                matches.append(Match(again, source, pairs, f"cycle {start}"))
+    if not matches:
+        raise UserError(f"{notes[0]}; choose another --split, or name a folder of targets")
+    if target is not None:
+        return Subject(matches, _title(weights), readable(target), None, tuple(aims), notes)
+    return Subject(matches, _title(weights), place, name, tuple(aims), notes)
 
 
 def generative(
@@ -288,35 +304,52 @@ def generative(
 
 def _title(weights: Weights) -> str:
     folder = weights.path.parent.name if weights.path.stem in ("best", "last") else ""
-    return f"{folder}/{weights.path.stem} at step {weights.step:,}".lstrip("/")
+    return readable(f"{folder}/{weights.path.stem} at step {weights.step:,}".lstrip("/"))
 
 
 def baselines(
-    weights: Weights, subject: Subject, overrides: Sequence[str] = ()
+    weights: Weights, subject: Subject, measures: Sequence[str], overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Subject], list[str]]:
-    """What the first match is like with outputs that nobody had to learn: `input`, the inputs themselves, and `mean`,
-    the mean of the training targets. And a line for what makes no sense here.
+    """What a run's translations are like if nobody had to learn them: `input`, the inputs themselves, and `mean`, the
+    mean of the training images of the side that they aim at (of pairs alone: as a set it has no spread). And a line for
+    what makes no sense here.
 
     Raises:
-        UserError: the subject is no run that translates pairs of its own data.
+        UserError: the subject is no run that translates.
     """
-    match, inputs = subject.matches[0], subject.inputs
-    if inputs is None or match.pairs is None or not isinstance(match.target, SidePictures):
+    translations = list(zip(subject.aims, subject.matches, strict=False))  # cycles come after
+    if not translations:
         raise UserError(
-            "--baselines needs a run that translates pairs of its own data: they are its inputs, and the mean of its "
-            "targets"
+            "--baselines needs a run that translates: they are its inputs, and the mean of the images that it aims at"
         )
     found: dict[str, Subject] = {}
     notes: list[str] = []
-    spec = match.target.spec
-    if (inputs.spec.kind, inputs.spec.width) == (spec.kind, spec.width):
-        found["input"] = replace(subject, matches=[replace(match, predicted=inputs)], title="the input itself")
+    same: list[Match] = []
+    for _, match in translations:
+        assert isinstance(match.predicted, TranslatedPictures)
+        source, spec = match.predicted.source, match.target.spec
+        if (source.spec.kind, source.spec.width) == (spec.kind, spec.width):
+            same.append(replace(match, predicted=source))
+    unlearnt = replace(subject, matches=same, title="the input itself", aims=())
+    if same and served(measures, unlearnt):
+        found["input"] = unlearnt
+    elif same:
+        notes.append("the input itself is no baseline here: without pairs only measures of sets have one")
     else:
         notes.append("the input itself is no baseline here: it is another kind of picture than the target")
-    mean = _mean(data_of(weights, overrides), match.target.side) if spec.kind == "image" else None
-    if mean is not None:
-        same = SamePicture(mean, match.predicted.names, spec, "mean training image")
-        found["mean"] = replace(subject, matches=[replace(match, predicted=same)], title=same.title)
+    means: list[Match] = []
+    for side, match in translations:
+        spec = match.target.spec
+        mean = _mean(data_of(weights, overrides), side) if spec.kind == "image" and match.pairs is not None else None
+        if mean is not None:
+            stands = SamePicture(mean, match.predicted.names, spec, "mean training image")
+            means.append(replace(match, predicted=stands))
+    if means:
+        found["mean"] = replace(subject, matches=means, title="mean training image", aims=())
+    elif translations[0][1].pairs is None:
+        notes.append(
+            "the mean training image is no baseline here: without pairs only sets compare, and it is one image"
+        )
     else:
         notes.append(
             "the mean training image is no baseline here: label maps have none, nor have images of different sizes "
@@ -325,10 +358,17 @@ def baselines(
     return found, notes
 
 
+def served(measures: Sequence[str], subject: Subject) -> tuple[str, ...]:
+    """Those of the measures that a subject can have: those of pairs need some."""
+    paired = any(match.pairs is not None for match in subject.matches)
+    return tuple(name for name in measures if paired or name not in PAIR_NAMES)
+
+
 def _mean(data: DataSettings, side: str) -> Pixels | None:
     """The mean of a side's readable training images as deep as the deepest; None where they differ in size."""
     dataset, _ = open_split(data, "train")
-    assert isinstance(dataset, ImageDataset)
+    assert not isinstance(dataset, PointDataset)
+    dataset = dataset.of_side(side)
     total: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None
     count, bits = 0, 8
     for pixels in SidePictures(dataset, side, "training").stream(range(len(dataset)), lambda pixels: pixels):
@@ -410,9 +450,10 @@ def points(
         real = torch.from_numpy(dataset.points[:SAMPLES])
         fake = torch.from_numpy(np.asarray(made))
     else:
+        assert isinstance(dataset, ImageDataset)
         side = SidePictures(dataset, "image", name)
         seen = list(side.stream(_spread(len(dataset), SAMPLES), _as_vector))
-        notes += [f"left out: {row}" for row in seen if isinstance(row, ImageError)]
+        notes += [readable(f"left out: {row}") for row in seen if isinstance(row, ImageError)]
         rows = [row for row in seen if not isinstance(row, ImageError)]
         if len(rows) < 2:
             raise UserError(f"parzen: expected at least 2 images in the {name} split of {_root(data)}, not {len(rows)}")
@@ -461,7 +502,11 @@ def tokens(path: Path) -> Evaluation:
         for name, value in use.scores().items()
     ]
     return Evaluation(
-        subject=str(path), reference="its codebook", count=len(file.grids), scores=scores, version=translate.__version__
+        subject=readable(path),
+        reference="its codebook",
+        count=len(file.grids),
+        scores=scores,
+        version=translate.__version__,
     )
 
 
@@ -470,13 +515,15 @@ def tokens(path: Path) -> Evaluation:
 
 def show_best_and_worst(evaluation: Evaluation, subject: Subject, folder: Path, count: int = SHOWN) -> Evaluation:
     """The evaluation with its best and worst images, whose pictures are written below `folder`: ranked by LPIPS where
-    it was measured, else by the first measure of pairs."""
-    match = subject.matches[0]
+    it was measured, else by the first measure of pairs. Without targets the cycle's error ranks."""
+    match = next((match for match in subject.matches if match.pairs is not None), None)
+    if match is None or match.pairs is None:
+        return evaluation
     by: MeasureName | None = next(
         (name for name in ("lpips-alex", "lpips-vgg", "ssim", *PAIR_NAMES) if evaluation.score(name, match.part)),  # type: ignore[misc]
         None,
     )
-    if match.pairs is None or by is None:
+    if by is None:
         return evaluation
     key = f"{match.part} {by}".strip()
     ranked = [image for image in evaluation.images if key in image.values and math.isfinite(image.values[key])]
@@ -489,49 +536,76 @@ def show_best_and_worst(evaluation: Evaluation, subject: Subject, folder: Path, 
         chosen += [("worst", n, image) for n, image in enumerate(ranked[::-1][:count], 1)]
     for rank, number, image in chosen:
         files: dict[str, str] = {}
-        for caption, pixels, spec in _trio(subject, match, *places[image.name]):
+        for caption, pixels, spec in _row(match, *places[image.name]):
             name = f"{rank}-{number}-{caption}.webp"
             write_image(folder / name, _small(pixels, spec), quality=90)
             files[caption] = name
         shown.append(Shown(name=image.name, rank=rank, value=image.values[key], files=files))  # type: ignore[arg-type]
-    return evaluation.model_copy(update={"ranked_by": by, "pictures": shown})
+    told = [f"the best and the worst images are those of {match.part}"] if match.part else []
+    return evaluation.model_copy(update={"ranked_by": by, "pictures": shown, "notes": [*evaluation.notes, *told]})
+
+
+def grid_matches(subject: Subject) -> list[Match]:
+    """What a grid shows: the first match, if it has pairs; else the cycles, there and back; else what a run makes of
+    its inputs. Empty where nothing belongs together."""
+    first = subject.matches[0]
+    if first.pairs is not None:
+        return [first]
+    cycles = [match for match in subject.matches if match.pairs is not None]
+    return cycles or ([first] if isinstance(first.predicted, TranslatedPictures) else [])
 
 
 def write_grid(path: Path, subject: Subject, rows: int = 10) -> None:
-    """A picture of results that nobody chose, evenly spaced by name: input, output and target, in two columns.
+    """A picture of results that nobody chose, evenly spaced by name, in two columns: of inputs, outputs and targets, or
+    of the cycles of both directions.
 
     Raises:
         UserError: the images differ in size, or the file cannot be written.
     """
-    match = subject.matches[0]
-    assert match.pairs is not None, "a grid shows pairs"
-    lines = []
-    for number in _evenly(len(match.pairs), rows):
-        with contextlib.suppress(ImageError):  # which the evaluation lists
-            trio = _trio(subject, match, *match.pairs[number])
-            lines.append([_rgb(pixels, spec) for _, pixels, spec in trio])
-    sizes = {picture.shape for line in lines for picture in line}
+    matches = grid_matches(subject)
+    columns = [_spread_rows(match, rows // len(matches)) for match in matches]
+    if len(columns) == 1:
+        (lines,) = columns
+        half = -(-len(lines) // 2)
+        columns = [lines[:half], lines[half:]]
+    sizes = {picture.shape for column in columns for line in column for picture in line}
     if len(sizes) != 1:
         found = "differ in size; for a run set data.augment.crop (--set)" if sizes else "cannot be read"
         raise UserError(f"--grid needs images of one size, but these {found}")
-    strips = [np.concatenate(line, axis=1) for line in lines]
-    half = -(-len(strips) // 2)
-    gap = np.full((strips[0].shape[0], 12, 3), 255, np.uint8)
-    right = strips[half:] + [np.full_like(strips[0], 255)] * (2 * half - len(strips))
-    write_image(
-        path, np.concatenate([np.concatenate([a, gap, b], axis=1) for a, b in zip(strips[:half], right, strict=True)])
-    )
+    left, right = ([np.concatenate(line, axis=1) for line in column] for column in columns)
+    white = np.full_like((left or right)[0], 255)
+    gap = np.full((len(white), 12, 3), 255, np.uint8)
+    lines = [[a, gap, b] for a, b in itertools.zip_longest(left, right, fillvalue=white)]
+    write_image(path, np.concatenate([np.concatenate(line, axis=1) for line in lines]))
+
+
+def _spread_rows(match: Match, rows: int) -> list[list[Pixels]]:
+    """Evenly spaced rows of a match; bad ones, which the evaluation lists, are left out."""
+    pairs: Sequence[tuple[int, int | None]]
+    if match.pairs is not None:
+        pairs = match.pairs
+    else:
+        pairs = [(p, None) for p in match.predicted_indices or ()]
+    found = []
+    for number in _evenly(len(pairs), rows):
+        with contextlib.suppress(ImageError):
+            found.append([_rgb(pixels, spec) for _, pixels, spec in _row(match, *pairs[number])])
+    return found
 
 
 def _evenly(count: int, rows: int) -> list[int]:
     return sorted({int(n) for n in np.linspace(0, count - 1, min(rows, count)).round()})
 
 
-def _trio(subject: Subject, match: Match, p: int, t: int) -> list[tuple[str, Pixels, ImageSpec]]:
-    """Input (if it is known), output and target of a pair."""
-    sides: list[tuple[str, Pictures, int]] = [("output", match.predicted, p), ("target", match.target, t)]
-    if subject.inputs is not None:
-        sides.insert(0, ("input", subject.inputs, p))
+def _row(match: Match, p: int, t: int | None) -> list[tuple[str, Pixels, ImageSpec]]:
+    """Input (if it is known), output and target of a pair; of a cycle input, output and what comes back."""
+    chain = [match.predicted]
+    while isinstance(chain[0], TranslatedPictures):
+        chain.insert(0, chain[0].source)
+    captions = {1: ["output"], 2: ["input", "output"], 3: ["input", "output", "back"]}[len(chain)]
+    sides = [(caption, pictures, p) for caption, pictures in zip(captions, chain, strict=True)]
+    if t is not None and match.target is not chain[0]:
+        sides.append(("target", match.target, t))
     found = []
     for caption, pictures, index in sides:
         pixels = next(iter(pictures.stream([index], lambda pixels: pixels)))

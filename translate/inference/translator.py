@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,19 @@ from translate.data.spec import ImageSpec
 from translate.devices import Precision, resolve_device, resolve_precision
 from translate.errors import ImageError, UserError
 from translate.inference.precision import FORMAT_NAMES, Protocol, frozen, memory_format, reduced
+from translate.inference.tiling import (
+    AUTO_PIXELS,
+    PASSES,
+    SIDE,
+    SMALLEST_SIDE,
+    Box,
+    TiledNetwork,
+    receptive_radius,
+    small_copy,
+    tiles,
+)
 
+TileName = Literal["auto", "off"]
 Picture = TypeVar("Picture", Pixels, Image.Image)
 
 
@@ -36,10 +48,16 @@ class Translator:
         device: `auto` (CUDA if there is one), or a torch device name.
         precision: `auto` is bf16 where the hardware computes in it, fp16 on older CUDA, else fp32; images of
             16 bits run in fp32 then, for bf16 has just 8 significant bits.
+        tile: the side in pixels of the tiles that larger images run in, which share the whole image's statistics
+            (translate.inference.tiling): no seams. `auto`: 1024 for images above 8 megapixels, and on a GPU for those
+            that it has no memory for; `off`: never, as for `protocol="paper"`. Where memory is short even so, tiles
+            are halved.
+        tile_passes: how often the tiles are gone over for these statistics, where the network has norms that need them.
         direction, facts: what the report says about the model.
 
     Raises:
-        UserError: for a device that is not there, or fp16 without CUDA.
+        UserError: for a device that is not there, fp16 without CUDA, a tile below 64 pixels, or one with the
+            paper's protocol.
     """
 
     def __init__(
@@ -51,6 +69,8 @@ class Translator:
         device: str = "auto",
         precision: Precision = "auto",
         protocol: Protocol = "default",
+        tile: int | TileName = "auto",
+        tile_passes: int = PASSES,
         direction: str = "AtoB",
         facts: dict[str, str] | None = None,
     ) -> None:
@@ -69,6 +89,17 @@ class Translator:
         self.scale = int(network.scale)  # type: ignore[arg-type]
         self._float = frozen(network, protocol).to(self.device)
         self._networks: dict[torch.dtype, nn.Module] = {}
+        if isinstance(tile, int) and tile < SMALLEST_SIDE:
+            raise UserError(f"tile {tile}: expected at least {SMALLEST_SIDE} pixels; smaller ones are halo alone")
+        if isinstance(tile, int) and protocol == "paper":
+            raise UserError("protocol 'paper' has noise and statistics of whole images: use --tile auto or off with it")
+        self.tile: int | TileName = "off" if protocol == "paper" else tile
+        self.tile_passes = tile_passes
+        self.on_tile: Callable[[int, int], None] = lambda done, total: None
+        """Hears how many of an image's tiles are done; each counts once for each time that it is run."""
+        self._side = self.tile if isinstance(self.tile, int) else SIDE
+        self._halo: int | None = None
+        self._tiled: dict[torch.dtype, TiledNetwork] = {}
 
     @classmethod
     def load(
@@ -79,6 +110,7 @@ class Translator:
         device: str = "auto",
         precision: Precision = "auto",
         protocol: Protocol = "default",
+        tile: int | TileName = "auto",
     ) -> Translator:
         """Load a weights file, or a run folder's best (else last) weights.
 
@@ -108,6 +140,7 @@ class Translator:
             device=device,
             precision=precision,
             protocol=protocol,
+            tile=tile,
             direction=chosen,
             facts={
                 "model": str(weights.path),
@@ -175,9 +208,17 @@ class Translator:
         Raises:
             ValueError: the network's output is no number; its training went wrong, or the number format is too narrow.
         """
+        if self.in_tiles(*batch[0].shape[:2]):
+            return [self._run_tiled(pixels) for pixels in batch]
         if self.protocol == "default":
             if self.device.type != "cpu":
-                return list(self._forward(np.stack(batch)))
+                try:
+                    return list(self._forward(np.stack(batch)))
+                except torch.OutOfMemoryError:
+                    if len(batch) > 1 or self.tile == "off" or not self._can_tile():
+                        raise
+                torch.cuda.empty_cache()  # outside of `except`: what failed is freed by now
+                return [self._run_tiled(batch[0])]
             # A batch is no quicker on a CPU (tools/bench_convert.py), and its kernels add up in another order for other
             # batch sizes, which ResNet-9 in bf16 turns into as much as ten grey levels.
             return [self._forward(pixels[None])[0] for pixels in batch]
@@ -193,19 +234,111 @@ class Translator:
     def _forward(self, pixels: Pixels) -> Pixels:
         """(N, H, W, C) -> (N, H*scale, W*scale, C')."""
         height, width = pixels.shape[1:3]
-        deep = self.source.kind == "image" and pixels.dtype == np.uint16
-        dtype = self._deep if deep else self.dtype
-        padded = np.require(_pad(pixels, self.multiple, self.smallest), requirements=("C", "W"))  # as torch wants it
-        source = torch.from_numpy(padded).to(self.device)
-        tensor = normalise(source, self.source)  # (N, C, H', W') float32 in [-1, 1]
-        tensor = tensor.to(dtype, memory_format=memory_format(dtype))
+        dtype = self._dtype_for(pixels)
+        tensor = self._tensor(_pad(pixels, self.multiple, self.smallest), dtype)
         fake: Tensor = self._network(dtype)(tensor).float()
-        fake = fake[:, :, : height * self.scale, : width * self.scale]
+        return self._pixels(fake[:, :, : height * self.scale, : width * self.scale], pixels, dtype)
+
+    def _dtype_for(self, pixels: Pixels) -> torch.dtype:
+        return self._deep if self._is_deep(pixels) else self.dtype
+
+    def _is_deep(self, pixels: Pixels) -> bool:
+        return self.source.kind == "image" and pixels.dtype == np.uint16
+
+    def _tensor(self, pixels: Pixels, dtype: torch.dtype) -> Tensor:
+        """(N, H, W, C) as the network takes it: (N, C, H, W) in [-1, 1] on the device."""
+        ready = np.require(pixels, requirements=("C", "W"))  # as torch wants it
+        tensor = normalise(torch.from_numpy(ready).to(self.device), self.source)
+        return tensor.to(dtype, memory_format=memory_format(dtype))
+
+    def _pixels(self, fake: Tensor, source: Pixels, dtype: torch.dtype) -> Pixels:
+        """What the network made of such a source, (N, C', H, W) float32 -> (N, H, W, C'')."""
         if fake.isnan().any():
             raise ValueError(f"its output is no number (NaN) in {FORMAT_NAMES[dtype]}")
         # Class numbers say nothing of depth, and a palette's colours are of 8 bits.
-        depth = np.uint16 if deep and self.target.kind == "image" else np.uint8
+        depth = np.uint16 if self._is_deep(source) and self.target.kind == "image" else np.uint8
         return to_pixels(fake, self.target, depth)
+
+    # Large images
+
+    def in_tiles(self, height: int, width: int) -> bool:
+        """Whether an image of this size runs in tiles from the start."""
+        if self.tile == "off":
+            return False
+        large = height * width > AUTO_PIXELS if self.tile == "auto" else max(height, width) > self.tile
+        return large and self._can_tile()
+
+    def _can_tile(self) -> bool:
+        """Whether the network looks no farther than a halo can be; found when it is first asked.
+
+        Raises:
+            UserError: it looks farther, and somebody chose tiles.
+        """
+        if self._halo is None:
+            try:
+                # No narrower than the network's smallest image: windows are then large enough for it, however small.
+                self._halo = max(receptive_radius(self._float, self.source.width), self.smallest)
+            except ValueError as error:
+                if self.tile != "auto":
+                    raise UserError(f"{error}; use --tile off") from None
+                self.tile = "off"
+                return False
+        return True
+
+    def _run_tiled(self, pixels: Pixels) -> Pixels:
+        """(H, W, C) -> (H*scale, W*scale, C'); where memory is short, begun again with tiles of half the side."""
+        while True:
+            try:
+                return self._forward_tiled(pixels)
+            except torch.OutOfMemoryError:
+                if self._side // 2 < SMALLEST_SIDE:
+                    raise
+            self._side //= 2
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward_tiled(self, pixels: Pixels) -> Pixels:
+        """(H, W, C) -> (H*scale, W*scale, C'). Just one tile at a time is on the device."""
+        height, width = pixels.shape[:2]
+        dtype = self._dtype_for(pixels)
+        halo = self._halo or 0
+        padded = _pad(pixels[None], self.multiple, self.smallest)[0]
+        cut = tiles(*padded.shape[:2], self._side, halo, self.multiple)
+        if dtype not in self._tiled:
+            self._tiled[dtype] = TiledNetwork(self._network(dtype))
+        network = self._tiled[dtype]
+        total = len(cut) * (1 + (self.tile_passes if network.norms else 0))
+        done = 0
+
+        def run(window: Box) -> Tensor:
+            nonlocal done
+            part = padded[None, window.top : window.bottom, window.left : window.right]
+            made = network(self._tensor(part, dtype))
+            done += 1
+            self.on_tile(done, total)
+            return made
+
+        if network.norms:
+            area = max(tile.window.height * tile.window.width for tile in cut)
+            labels = self.source.kind == "labels"
+            sample = small_copy(padded, area, self.multiple, self.smallest, labels=labels)
+            network.adapt(self._tensor(sample[None], dtype), self.tile_passes, cut, run)
+        result: Pixels | None = None
+        for core, window in cut:
+            top, left = ((core.top - window.top) * self.scale, (core.left - window.left) * self.scale)
+            # What was padded is cut off the last tiles; there may be nothing left of one.
+            rows = slice(core.top * self.scale, min(core.bottom, height) * self.scale)
+            columns = slice(core.left * self.scale, min(core.right, width) * self.scale)
+            tall, wide = rows.stop - rows.start, columns.stop - columns.start
+            if tall <= 0 or wide <= 0:
+                continue
+            made = run(window)[:, :, top : top + tall, left : left + wide]
+            part = self._pixels(made.float(), pixels, dtype)[0]
+            if result is None:
+                result = np.empty((height * self.scale, width * self.scale, part.shape[2]), part.dtype)
+            result[rows, columns] = part
+        assert result is not None
+        return result
 
     def _network(self, dtype: torch.dtype) -> nn.Module:
         """The network in that precision, cast when it is first needed."""
@@ -222,7 +355,14 @@ class Translator:
             "protocol": self.protocol,
             "precision": FORMAT_NAMES[self.dtype],
             "device": str(self.device),
+            "tiles": self._tiles_in_words(),
         }
+
+    def _tiles_in_words(self) -> str:
+        if self.tile == "off":
+            return "none"
+        above = f"{AUTO_PIXELS / 1e6:.1f} megapixels" if self.tile == "auto" else f"{self.tile} pixels a side"
+        return f"of {self._side} pixels for images above {above}, {self.tile_passes} passes for the statistics"
 
 
 def _pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:

@@ -1,27 +1,58 @@
-"""The discriminator's side of a game between images: its objective, what it sees, what it is held to and remembers."""
+"""The discriminator's side of any game: its objective, what it sees, what it is held to and remembers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, cast
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from translate.augment import Augmentation, AugmentationSettings
+from translate.augment import AdaptiveSettings, Augmentation, AugmentationSettings, DiffAugmentSettings
+from translate.errors import UserError
 from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
-from translate.losses.penalties import PenaltySettings
+from translate.losses.penalties import Critic, PenaltySettings
 from translate.methods.base import Method
 from translate.methods.replay import HistoryPool
 from translate.settings import Settings
 
 
+class LazyTerm(Protocol):
+    """Settings of a term that counts in one of so many moves of its player only."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def every(self) -> int: ...
+
+
+def due(terms: Sequence[LazyTerm], move: int) -> tuple[str, ...]:
+    """The terms that count in a player's move of this number, from 0."""
+    return tuple(term.name for term in terms if move % term.every == 0)
+
+
+def lazy_weights(terms: Sequence[LazyTerm]) -> dict[str, float]:
+    """Name -> weight where the term is due: one that counts in one move of k counts k times as much there."""
+    return {term.name: term.weight * term.every for term in terms}
+
+
+def each_once(terms: Sequence[LazyTerm], what: str) -> None:
+    """ValueError if two terms have one name; `what` tells what they are."""
+    counts = Counter(term.name for term in terms)
+    if twice := next((name for name, count in counts.items() if count > 1), None):
+        raise ValueError(f"two {what} are called {twice!r}; leave one out")
+
+
 class AdversarySettings(Settings):
     """What the discriminator of any adversarial method can be given."""
 
+    kind: str = ""
+    """The method's; named here so that it opens what is written of its settings."""
     objective: ObjectiveField = NonSaturatingSettings()
     """The adversarial game, by name or with its own settings."""
     penalties: list[PenaltySettings] = Field(default_factory=list)
@@ -34,9 +65,7 @@ class AdversarySettings(Settings):
     @field_validator("penalties")
     @classmethod
     def _each_once(cls, penalties: list[PenaltySettings]) -> list[PenaltySettings]:
-        counts = Counter(penalty.name for penalty in penalties)
-        if twice := next((name for name, count in counts.items() if count > 1), None):
-            raise ValueError(f"two penalties are called {twice!r}; leave one out")
+        each_once(penalties, "penalties")
         return penalties
 
 
@@ -46,17 +75,23 @@ class Adversary(nn.Module):
     Args:
         settings: the game.
         shape: of a sample that the discriminator judges.
+        given: channels of the image that each sample is judged beside, such as pix2pix's source; 0 for none.
+
+    Raises:
+        UserError: an augmentation does not fit such samples.
     """
 
-    def __init__(self, settings: AdversarySettings, shape: tuple[int, ...]) -> None:
+    def __init__(self, settings: AdversarySettings, shape: tuple[int, ...], given: int = 0) -> None:
         super().__init__()
+        if given:
+            _refuse_colours(settings.augmentations)
+        first, *rest = shape
+        self.settings = settings
         self.objective = settings.objective.build()
         self.penalties = {penalty.name: penalty.build() for penalty in settings.penalties}
-        self.augmentations = nn.ModuleList(augmentation.build(shape) for augmentation in settings.augmentations)
+        self.augmentations = nn.ModuleList(a.build((given + first, *rest)) for a in settings.augmentations)
         self.pool = HistoryPool(settings.replay) if settings.replay else None
-        self.every = {penalty.name: penalty.every for penalty in settings.penalties}
-        # A term that counts in one step of k counts k times as much there.
-        self.weights = {penalty.name: penalty.weight * penalty.every for penalty in settings.penalties}
+        self.weights = lazy_weights(settings.penalties)
 
     def advance(self, step: int) -> None:
         """Told the step's number before each step."""
@@ -65,23 +100,71 @@ class Adversary(nn.Module):
 
     def due(self, move: int) -> tuple[str, ...]:
         """The penalties that count in the discriminator's move of this number, from 0."""
-        return tuple(name for name, every in self.every.items() if move % every == 0)
+        return due(self.settings.penalties, move)
 
     def seen(self, x: Tensor) -> Tensor:
-        """Samples (N, *shape) as the discriminator sees them: through the augmentations."""
+        """Samples (N, *shape), behind the images that they are judged beside (`pair`), as the discriminator sees them:
+        through the augmentations, which change both alike."""
         for augmentation in self.augmentations:
             x = augmentation(x)
         return x
 
-    def judged(self, real_logits: Tensor) -> dict[str, Tensor]:
-        """Let the augmentations learn from the logits of real samples (without gradient); what to report of it."""
-        reports: dict[str, Tensor] = {}
+    def remembered(self, fake: Tensor, beside: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The fakes to show, partly past ones if there is a pool, and what belongs to each: its label, its source."""
+        if self.pool is None:
+            return fake, beside
+        if beside is None:
+            return self.pool(fake)[0], None
+        shown, shown_beside = self.pool(fake, beside)
+        return shown, shown_beside
+
+    def game(self, method: Method, real_logits: Tensor, fake_logits: Tensor, of: str = "") -> dict[str, Tensor]:
+        """What the discriminator (called `of`, where a method has several) minimises, `discriminator`, unless it has
+        no weight. The augmentations learn from what it says of real samples."""
+        suffix = f"_{of}" if of else ""
+        terms: dict[str, Tensor] = {}
+        if method.active(f"discriminator{suffix}"):
+            terms[f"discriminator{suffix}"] = method.discriminator_loss(
+                self.objective, real_logits, fake_logits, of=suffix
+            )
         for augmentation in self._augmentations():
-            reports |= augmentation.update(real_logits.detach())
-        return reports
+            for name, value in augmentation.update(real_logits.detach()).items():
+                method.report(f"{name}{suffix}", value)
+        return terms
+
+    def penalised(
+        self, method: Method, critic: Critic, real: Tensor, fake: Tensor, due: Collection[str], of: str = ""
+    ) -> dict[str, Tensor]:
+        """The penalties that are due, unless they have no weight.
+
+        Args:
+            critic: samples -> logits; what they are judged beside, it holds fixed.
+            due: names, as the function `due` gives them.
+        """
+        suffix = f"_{of}" if of else ""
+        return {
+            name + suffix: penalty(critic, real, fake)
+            for name, penalty in self.penalties.items()
+            if name in due and method.active(name + suffix)
+        }
 
     def _augmentations(self) -> list[Augmentation]:
         return [cast(Augmentation, augmentation) for augmentation in self.augmentations]
+
+
+def _refuse_colours(augmentations: Sequence[AugmentationSettings]) -> None:
+    """UserError where colours would be changed across the images of a pair: saturation, contrast and hue mean one
+    image's channels, and channels of a label map are no colours."""
+    for number, settings in enumerate(augmentations):
+        key = {DiffAugmentSettings: "policy", AdaptiveSettings: "transforms"}.get(type(settings))
+        names: list[str] = getattr(settings, key) if key else []
+        if key and "colour" in names:
+            rest = [name for name in names if name != "colour"]
+            remedy = f"set {key} to [{', '.join(rest)}]" if rest else "leave it out"
+            raise UserError(
+                f"method.augmentations.{number}: 'colour' changes one image, but the discriminator sees a pair as one "
+                f"picture; {remedy}"
+            )
 
 
 def discriminator_losses(
@@ -93,6 +176,7 @@ def discriminator_losses(
     due: Collection[str],
     *,
     of: str = "",
+    given: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What an image discriminator minimises: the game against the (remembered) fakes, and the penalties that are due.
 
@@ -101,31 +185,30 @@ def discriminator_losses(
         real, fake: (N, C, H, W); fakes are detached here.
         due: names of penalties, as `Adversary.due` gives them.
         of: stands behind every name, where a method has several discriminators: `discriminator_A`.
+        given: images (N, C', H, W) that real and fake ones are judged beside. The pool remembers them with the fakes.
+            Penalties hold them fixed: the game is one of distributions of x given them (as WGAN-GP and R1 are used
+            with class labels), so just the slope along x counts.
 
     Returns:
         `discriminator` and the penalties, unweighted, those of weight 0 left out.
     """
-    suffix = f"_{of}" if of else ""
+    fake = fake.detach()
     terms: dict[str, Tensor] = {}
 
     def judge(x: Tensor) -> Tensor:
         return torch.as_tensor(discriminator(adversary.seen(x)))
 
-    fake = fake.detach()
-    if method.active(f"discriminator{suffix}"):
-        shown = fake
-        if adversary.pool is not None:
-            (shown,) = adversary.pool(fake)
-        real_logits, fake_logits = apart(judge, real, shown, together=per_sample(discriminator))
-        terms[f"discriminator{suffix}"] = method.discriminator_loss(
-            adversary.objective, real_logits, fake_logits, of=suffix
-        )
-        for name, value in adversary.judged(real_logits).items():
-            method.report(f"{name}{suffix}", value)
-    for name, penalty in adversary.penalties.items():
-        if name in due and method.active(name + suffix):
-            terms[name + suffix] = penalty(judge, real, fake)
-    return terms
+    if method.active(f"discriminator_{of}" if of else "discriminator"):
+        shown, beside = adversary.remembered(fake, given)
+        together = per_sample(discriminator)
+        real_logits, fake_logits = apart(judge, pair(given, real), pair(beside, shown), together=together)
+        terms |= adversary.game(method, real_logits, fake_logits, of)
+    return terms | adversary.penalised(method, lambda x: judge(pair(given, x)), real, fake, due, of)
+
+
+def pair(given: Tensor | None, x: Tensor) -> Tensor:
+    """Images (N, C, H, W) behind those (N, C', H, W) that they are judged beside, if there are some."""
+    return x if given is None else torch.cat([given, x], dim=1)
 
 
 def per_sample(network: nn.Module) -> bool:
@@ -141,4 +224,4 @@ def apart(network: Callable[[Tensor], Tensor], *images: Tensor, together: bool) 
     """
     if not together or len({image.shape[1:] for image in images}) > 1:
         return tuple(network(image) for image in images)
-    return network(torch.cat(images)).split([len(image) for image in images])
+    return torch.split(network(torch.cat(images)), [len(image) for image in images])

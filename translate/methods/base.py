@@ -89,6 +89,11 @@ class Method(nn.Module, ABC):
         """The network that turns one side into the other: (N, C, H, W) in [-1, 1] -> the same, times its `scale`."""
         raise UserError("this model translates no images: it makes them from noise; use 'translate sample'")
 
+    def exported_for(self, direction: str) -> nn.ModuleDict:
+        """The exported networks that one direction needs."""
+        network = self.translator(direction)
+        return nn.ModuleDict({name: module for name, module in self.exported().items() if module is network})
+
     def check(self, batch: Mapping[str, Tensor]) -> None:
         """See that the networks can take images of this size; UserError in a line where torch would say twenty."""
 

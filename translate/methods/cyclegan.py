@@ -28,7 +28,7 @@ from translate.losses.lpips import LPIPSSettings
 from translate.losses.reconstruction import ReconstructionSettings
 from translate.methods.adversary import Adversary, AdversarySettings, apart, discriminator_losses, per_sample
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
-from translate.methods.watch import StallWatch, kept_light
+from translate.methods.watch import StallWatch, flat, kept_light
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.resnet import ResNetSettings
@@ -105,7 +105,11 @@ class CycleGAN(Method):
         self.lpips: nn.Module | None = None
         if settings.cycle_lpips is not None and not inference:
             self.lpips = settings.cycle_lpips.build(list(self.specs.values()))
-        self.watch = StallWatch()
+        self.watch = StallWatch(
+            {f"generators/{term}_{side}": f"flat picture/{side}" for term in ("cycle", "identity") for side in "AB"}
+        )
+        # Classes have no brightness.
+        self.of_light = all(spec.kind == "image" for spec in self.specs.values())
         # As the reference: images pass alone where a batch would mix them.
         self.together = per_sample(self.players["generators"])
         factors = {"A": settings.side_weights.A, "B": settings.side_weights.B}
@@ -136,6 +140,7 @@ class CycleGAN(Method):
     def turns(self, step: int) -> Sequence[Turn]:
         for side in "AB":
             self._adversary(side).advance(step)
+        self.watch.advance()
         # Both sides have the same penalties.
         return (Turn("generators"), Turn("discriminators", self._adversary("A").due(step)))
 
@@ -189,7 +194,11 @@ class CycleGAN(Method):
                 terms[f"cycle_lpips_{side}"] = self.lpips(back, real)
         if self.active(f"identity_{side}"):
             terms[f"identity_{side}"] = self.distance(shared[f"same_{side}"], real)
-        self.report(f"light kept/{DIRECTION[side]}", kept_light(real, translated))
+        if of_pixels or self.active(f"identity_{side}"):
+            with torch.no_grad():
+                self.report(f"flat picture/{side}", self.distance(flat(real), real))
+        if self.of_light:
+            self.report(f"light kept/{DIRECTION[side]}", kept_light(real, translated))
         return terms
 
     def warnings(self, values: Mapping[str, float]) -> list[str]:

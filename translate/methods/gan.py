@@ -10,7 +10,7 @@ A paper is an objective, penalties, networks and numbers: see `configs/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from translate.augment import Augmentation, AugmentationSettings
 from translate.data import DataSettings, FolderSettings, ToySettings
 from translate.errors import UserError
-from translate.losses.adversarial import NonSaturatingSettings, Objective, ObjectiveField
 from translate.losses.feature_matching import mean_feature_matching, pulling_away
-from translate.losses.penalties import BottleneckSettings, PenaltySettings
+from translate.losses.penalties import BottleneckSettings
 from translate.losses.regularisers import Regulariser, RegulariserSettings, clip_weights
+from translate.methods.adversary import Adversary, AdversarySettings, due, each_once, lazy_weights
 from translate.methods.base import Turn
 from translate.methods.generative import (
     CodeSettings,
@@ -34,7 +33,6 @@ from translate.methods.generative import (
     information_loss,
     samples_of,
 )
-from translate.methods.replay import HistoryPool
 from translate.networks import Critic, CriticSettings, Judgement, LatentGeneratorSettings
 from translate.networks.critics import ClassHead, CodeHead, TrunkCritic
 from translate.networks.dcgan import DCGANCriticSettings, DCGANGeneratorSettings
@@ -62,19 +60,15 @@ class UnrollingSettings(Settings):
     """Their step size (eta in eq. 8; plain gradient descent)."""
 
 
-class GANSettings(Settings):
+class GANSettings(AdversarySettings):
     """A generator of samples from noise, and a discriminator that tells them from real ones."""
 
     kind: Literal["gan"] = "gan"
     generator: LatentGeneratorSettings = DCGANGeneratorSettings()
     discriminator: CriticSettings = DCGANCriticSettings()
     latent: LatentSettings = LatentSettings()
-    objective: ObjectiveField = NonSaturatingSettings()
-    """The adversarial game, by name or with its own settings."""
     discriminator_steps: int = Field(default=1, ge=1)
     """Moves of the discriminator for each of the generator (n_critic, n_dis)."""
-    penalties: list[PenaltySettings] = Field(default_factory=list)
-    """What the discriminator's gradient is held to."""
     regularisers: list[RegulariserSettings] = Field(default_factory=list)
     """What a player's weights are held to."""
     weight_clip: float | None = Field(default=None, gt=0)
@@ -85,10 +79,6 @@ class GANSettings(Settings):
     """InfoGAN's codes: the discriminator also reads them back from the fakes."""
     bottleneck: BottleneckSettings | None = None
     """Holds the information that passes the discriminator's bottleneck (`discriminator.bottleneck`) to a budget."""
-    augmentations: list[AugmentationSettings] = Field(default_factory=list)
-    """What the discriminator sees real and fake samples through."""
-    replay: int = Field(default=0, ge=0)
-    """Past fakes that the discriminator sees again, half of the time; 0 for none."""
     unrolling: UnrollingSettings | None = None
     feature_matching_weight: float = Field(default=0.0, ge=0)
     """Distance of the mean features of fake and real samples (Salimans et al., arXiv 1606.03498, section 3.1)."""
@@ -98,9 +88,7 @@ class GANSettings(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> GANSettings:
-        names = [term.name for term in (*self.penalties, *self.regularisers)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two penalties or regularisers are called {twice!r}; leave one out")
+        each_once(self.regularisers, "regularisers")
         if (self.bottleneck is None) != (getattr(self.discriminator, "bottleneck", None) is None):
             raise ValueError("'bottleneck' (the budget) and 'discriminator.bottleneck' (its width) need each other")
         return self
@@ -144,15 +132,10 @@ class GAN(GenerativeMethod):
             cast(TrunkCritic, critic).add_head(name, head)
         self.players = nn.ModuleDict({"discriminator": critic, "generator": self.generator})
 
-        self.objective: Objective = settings.objective.build()
-        self.penalties = {penalty.name: penalty.build() for penalty in settings.penalties}
+        self.adversary = Adversary(settings, self.shape)
         self.regularisers = nn.ModuleDict({r.name: r.build(self.players[r.player]) for r in settings.regularisers})
         self.regulated = {r.name: r.player for r in settings.regularisers}
         self.bottleneck = settings.bottleneck.build() if settings.bottleneck else None
-        self.augmentations = nn.ModuleList(a.build(self.shape) for a in settings.augmentations)
-        self.pool = HistoryPool(settings.replay) if settings.replay else None
-        lazy = [*settings.penalties, *settings.regularisers]
-        self.every = {term.name: term.every for term in lazy}
         self.weights = {
             "discriminator": 1.0,
             "adversarial": settings.adversarial_weight,
@@ -161,8 +144,8 @@ class GAN(GenerativeMethod):
             "classes": condition.classifier_weight if condition else 0.0,
             "information": 1.0 if settings.codes else 0.0,
             "bottleneck": 1.0 if settings.bottleneck else 0.0,
-            # A term that counts in one step of k counts k times as much there.
-            **{term.name: term.weight * term.every for term in lazy},
+            **self.adversary.weights,
+            **lazy_weights(settings.regularisers),
         }
 
     @property
@@ -170,8 +153,7 @@ class GAN(GenerativeMethod):
         return cast(Critic, self.players["discriminator"])
 
     def turns(self, step: int) -> Sequence[Turn]:
-        for augmentation in self._augmentations():
-            augmentation.advance(step)
+        self.adversary.advance(step)
         moves = [Turn("discriminator", self._due_at(step))]
         rounds, left = divmod(step + 1, self.settings.discriminator_steps)
         if left == 0:
@@ -180,7 +162,7 @@ class GAN(GenerativeMethod):
 
     def _due_at(self, move: int) -> tuple[str, ...]:
         """The terms that count in a player's move of this number, from 0."""
-        return tuple(name for name, every in self.every.items() if move % every == 0)
+        return (*self.adversary.due(move), *due(self.settings.regularisers, move))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         real = batch[self.side]
@@ -195,32 +177,18 @@ class GAN(GenerativeMethod):
         else:
             terms = self._generator_losses(real, fake, latent, label)
         for name, regulariser in self.regularisers.items():
-            if self.regulated[name] == turn.player and self._due(name, turn):
+            if self.regulated[name] == turn.player and name in turn.terms and self.active(name):
                 terms[name] = regulariser(self.players[turn.player])
         return terms
-
-    def _due(self, term: str, turn: Turn) -> bool:
-        return term in turn.terms and self.active(term)
 
     def _discriminator_losses(
         self, turn: Turn, real: Tensor, fake: Tensor, latent: Tensor, label: Tensor | None
     ) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        shown, shown_label = fake, label
-        if self.pool is not None and label is not None:
-            shown, shown_label = self.pool(fake, label)
-        elif self.pool is not None:
-            (shown,) = self.pool(fake)
+        shown, shown_label = self.adversary.remembered(fake, label)
         # Real and fake go through apart: batch norm's statistics of one must not tell of the other.
         of_real, of_fake = self.judge(real, label), self.judge(shown, shown_label)
-        if self.active("discriminator"):
-            terms["discriminator"] = self.discriminator_loss(self.objective, of_real.logits, of_fake.logits)
-        for augmentation in self._augmentations():
-            for name, value in augmentation.update(of_real.logits.detach()).items():
-                self.report(name, value)
-        for name, penalty in self.penalties.items():
-            if self._due(name, turn):
-                terms[name] = penalty(self._logits(label), real, fake)
+        terms = self.adversary.game(self, of_real.logits, of_fake.logits)
+        terms |= self.adversary.penalised(self, lambda x: self.judge(x, label).logits, real, fake, turn.terms)
         if label is not None and shown_label is not None and self.active("classes"):
             classifier = self._head("classes")
             wrong = [
@@ -229,7 +197,8 @@ class GAN(GenerativeMethod):
             ]
             terms["classes"] = wrong[0] + wrong[1]
         if self.settings.codes and self.active("information"):
-            of_own = of_fake if self.pool is None else self.judge(fake, label)  # the pool's latents are forgotten
+            # The pool's latents are forgotten.
+            of_own = of_fake if self.adversary.pool is None else self.judge(fake, label)
             terms["information"] = self._information(of_own, latent)
         if self.bottleneck is not None and self.active("bottleneck"):
             information = torch.cat([self._passed(of_real), self._passed(of_fake)])
@@ -242,16 +211,16 @@ class GAN(GenerativeMethod):
         terms: dict[str, Tensor] = {}
         unrolling = self.settings.unrolling
         if unrolling and self.active("adversarial"):
-            terms["adversarial"] = self.objective.generator(*self._unrolled(unrolling, real, fake, label))
+            terms["adversarial"] = self.adversary.objective.generator(*self._unrolled(unrolling, real, fake, label))
             if not any(self.active(term) for term in ("feature_matching", "pulling_away", "classes", "information")):
                 return terms
         of_fake = self.judge(fake, label)
         of_real: Judgement | None = None
-        if self.objective.needs_real or self.active("feature_matching"):
+        if self.adversary.objective.needs_real or self.active("feature_matching"):
             with torch.no_grad():
                 of_real = self.judge(real, label)
         if not unrolling and self.active("adversarial"):
-            terms["adversarial"] = self.objective.generator(of_fake.logits, of_real and of_real.logits)
+            terms["adversarial"] = self.adversary.objective.generator(of_fake.logits, of_real and of_real.logits)
         if of_real is not None and self.active("feature_matching"):
             terms["feature_matching"] = mean_feature_matching(of_real.features, of_fake.features)
         if self.active("pulling_away"):
@@ -276,25 +245,17 @@ class GAN(GenerativeMethod):
         return self.critic.judge(*self._seen(x, label))
 
     def _seen(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        for augmentation in self.augmentations:
-            x = augmentation(x)
+        x = self.adversary.seen(x)
         if self.judges_by == "concat":
             one_hot = self._one_hot(label).to(x.dtype)  # (N, classes)
             planes = one_hot.reshape(*one_hot.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
             x = torch.cat([x, planes], dim=1)
         return x, label if self.judges_by == "projection" else None
 
-    def _logits(self, label: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """The critic as a function of samples alone, as penalties want it."""
-        return lambda x: self.judge(x, label).logits
-
     def _information(self, judged: Judgement, latent: Tensor) -> Tensor:
         assert self.codes is not None
         categorical, continuous = self._head("codes")(judged.features)
         return information_loss(latent, self.latent.width, self.codes, categorical, continuous)
-
-    def _augmentations(self) -> list[Augmentation]:
-        return [cast(Augmentation, augmentation) for augmentation in self.augmentations]
 
     def _head(self, name: str) -> nn.Module:
         return cast(TrunkCritic, self.critic).heads[name]
@@ -315,7 +276,7 @@ class GAN(GenerativeMethod):
             return torch.as_tensor(functional_call(self.critic, {**weights, **buffers}, self._seen(x, label)))
 
         for _ in range(unrolling.steps):
-            loss = self.objective.discriminator(logits(real), logits(fake))
+            loss = self.adversary.objective.discriminator(logits(real), logits(fake))
             gradients = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
             )

@@ -19,25 +19,26 @@ from translate.data import DataSettings, PairedSettings
 from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
 from translate.losses.feature_matching import feature_matching
 from translate.losses.perceptual import PerceptualSettings
 from translate.losses.reconstruction import ReconstructionSettings
+from translate.methods.adversary import Adversary, AdversarySettings, discriminator_losses, pair
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.unet import UNetSettings
-from translate.settings import Settings
 
 
-class Pix2PixSettings(Settings):
-    """A generator that maps x to y, and a discriminator that judges pairs (x, y)."""
+class Pix2PixSettings(AdversarySettings):
+    """A generator that maps x to y, and a discriminator that judges pairs (x, y).
+
+    Augmentations change both images of a pair alike, the pool remembers pairs, and penalties look at the slope along y,
+    with x held fixed. (With batch norm in the discriminator a penalty is sound for batches of one alone.)
+    """
 
     kind: Literal["pix2pix"] = "pix2pix"
     generator: GeneratorSettings = UNetSettings()
     discriminator: DiscriminatorSettings = PatchSettings()
-    objective: ObjectiveField = NonSaturatingSettings()
-    """The adversarial game, by name or with its own settings."""
     discriminator_weight: float = Field(default=0.5, ge=0)
     """The paper halves the discriminator's loss, which slows it against the generator (section 3.3)."""
     adversarial_weight: float = Field(default=1.0, ge=0)
@@ -68,7 +69,8 @@ class Pix2Pix(Method):
         discriminator = settings.discriminator.build(source_width + target_width)
         generator = settings.generator.build(source_width, target_width)
         self.players = nn.ModuleDict({"discriminator": discriminator, "generator": generator})
-        self.objective = settings.objective.build()
+        size = data.augment.crop or data.augment.resize or 0
+        self.adversary = Adversary(settings, (target_width, size, size), given=source_width)
         self.reconstruction = settings.reconstruction.build()
         self.perceptual: nn.Module | None = None
         if settings.perceptual is not None and not inference:
@@ -80,6 +82,7 @@ class Pix2Pix(Method):
             "adversarial": settings.adversarial_weight,
             "reconstruction": settings.reconstruction.weight,
             "feature_matching": settings.feature_matching_weight,
+            **self.adversary.weights,
         }
         if settings.perceptual is not None:
             self.weights["perceptual"] = settings.perceptual.weight
@@ -93,7 +96,8 @@ class Pix2Pix(Method):
         return cast(Generator, self.players["generator"])
 
     def turns(self, step: int) -> Sequence[Turn]:
-        return (Turn("discriminator"), Turn("generator"))
+        self.adversary.advance(step)
+        return (Turn("discriminator", self.adversary.due(step)), Turn("generator"))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         source, _ = self.sides
@@ -104,27 +108,24 @@ class Pix2Pix(Method):
         source, target = (batch[side] for side in self.sides)
         fake = shared["fake"]
         if turn.player == "discriminator":
-            return self._discriminator_loss(source, target, fake.detach()) if self.active("discriminator") else {}
+            return discriminator_losses(
+                self, self.adversary, self.discriminator, target, fake, turn.terms, given=source
+            )
         return self._generator_losses(source, target, fake)
-
-    def _discriminator_loss(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        # Real and fake go through apart: batch norm's statistics of one must not tell of the other.
-        discriminator = self.discriminator
-        real_logits = discriminator(torch.cat([source, target], dim=1))
-        fake_logits = discriminator(torch.cat([source, fake], dim=1))
-        return {"discriminator": self.discriminator_loss(self.objective, real_logits, fake_logits)}
 
     def _generator_losses(self, source: Tensor, target: Tensor, fake: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         discriminator = self.discriminator
         if self.active("adversarial") or self.active("feature_matching"):
-            fake_features = discriminator.features(torch.cat([source, fake], dim=1))
+            needs_real = self.active("feature_matching") or self.adversary.objective.needs_real
+            fake_pair, real_pair = self._seen(source, fake, target if needs_real else None)
+            fake_features = discriminator.features(fake_pair)
             real_features = None
-            if self.active("feature_matching") or self.objective.needs_real:
+            if real_pair is not None:
                 with torch.no_grad():
-                    real_features = discriminator.features(torch.cat([source, target], dim=1))
+                    real_features = discriminator.features(real_pair)
             if self.active("adversarial"):
-                terms["adversarial"] = self.objective.generator(
+                terms["adversarial"] = self.adversary.objective.generator(
                     fake_features[-1], real_features[-1] if real_features else None
                 )
             if real_features is not None and self.active("feature_matching"):
@@ -134,6 +135,14 @@ class Pix2Pix(Method):
         if self.perceptual is not None and self.active("perceptual"):
             terms["perceptual"] = self.perceptual(fake, target)
         return terms
+
+    def _seen(self, source: Tensor, fake: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Fake and real pairs as the discriminator sees them: changed alike, since their features are compared."""
+        if target is None:
+            return self.adversary.seen(pair(source, fake)), None
+        both = self.adversary.seen(torch.cat([source, fake, target], dim=1))
+        given, made, wanted = torch.split(both, [side.shape[1] for side in (source, fake, target)], dim=1)
+        return pair(given, made), pair(given, wanted)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
         source, target = self.sides

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from translate.devices import exact_float32
 from translate.errors import UserError
-from translate.metrics.foreign import import_callable
+from translate.metrics.foreign import in_a_line, made_by
 from translate.metrics.protocol import ProtocolSettings, Resize
 from translate.pretrained.inception import DIMENSION, SIDE, Features, Inception, resize
 from translate.pretrained.store import digest_of
@@ -58,10 +58,9 @@ class FeatureNetwork:
         except UserError:
             raise
         except Exception as error:  # whatever a user's network does
-            told = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"features: {self.name!r} failed on an image of {side}x{side} ({told}); if it takes images of one "
-                "size only, set the protocol's crop to that"
+                f"features: {self.name!r} failed on an image of {side}x{side} ({in_a_line(error)}); if it takes images "
+                "of one size only, set the protocol's crop to that"
             ) from error
         return features.shape[1]
 
@@ -141,12 +140,7 @@ def feature_network(protocol: ProtocolSettings, device: torch.device | str) -> F
             resize=protocol.resize,
             dimension=DIMENSION,
         )
-    make = import_callable(text, "features")
-    try:
-        module = make()
-    except Exception as error:  # whatever a user's code does
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"features: {text!r} failed when called without arguments ({told})") from error
+    module = made_by(text, "features")
     if not isinstance(module, nn.Module):
         raise UserError(f"features: {text!r} must return a torch.nn.Module, not {type(module).__name__}")
     return from_module(text, module, device, crop=protocol.crop)

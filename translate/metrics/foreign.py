@@ -29,8 +29,7 @@ def import_callable(text: str, what: str) -> Callable[..., Any]:
             raise UserError(
                 f"{what}: no module {missing!r} is found for {text!r}; install it, or run from its folder"
             ) from error
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{what}: importing {module_name!r} failed ({told})") from error
+        raise UserError(f"{what}: importing {module_name!r} failed ({in_a_line(error)})") from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise UserError(f"{what}: {module_name!r} has no {name!r}")
@@ -38,3 +37,20 @@ def import_callable(text: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise UserError(f"{what}: {text!r} is no callable but {type(found).__name__}")
     return found  # type: ignore[no-any-return]  # `callable` narrows Any to no signature
+
+
+def made_by(text: str, what: str) -> Any:
+    """What the callable that `text` names returns, called without arguments.
+
+    UserError as `import_callable`, and where it fails.
+    """
+    make = import_callable(text, what)
+    try:
+        return make()
+    except Exception as error:  # whatever a user's code does
+        raise UserError(f"{what}: {text!r} failed when called without arguments ({in_a_line(error)})") from error
+
+
+def in_a_line(error: Exception) -> str:
+    """What went wrong in a user's code, in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

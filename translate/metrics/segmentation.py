@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from translate.errors import UserError
-from translate.metrics.foreign import import_callable
+from translate.metrics.foreign import made_by
 
 
 class Confusion:
@@ -97,12 +97,7 @@ def load_segmenter(text: str, device: torch.device | str) -> Segmenter:
 
     UserError where it can not be had.
     """
-    factory = import_callable(text, "segmenter")
-    try:
-        function = factory()
-    except Exception as error:  # whatever a user's code does
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"segmenter: {text} failed ({told}); expected a callable without arguments") from error
+    function = made_by(text, "segmenter")
     if not callable(function):
         raise UserError(
             f"segmenter: {text} returned {type(function).__name__}; expected a module or a function of images"

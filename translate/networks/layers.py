@@ -1,8 +1,10 @@
-"""What the networks share: norms, spectral norm, initialisation, upsampling, and what image-to-image networks are."""
+"""What the networks share: norms, spectral norm, initialisation, halving and doubling, and what image-to-image networks
+are."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -16,8 +18,8 @@ from translate.settings import Settings
 NormName = Literal["batch", "instance", "group", "layer", "none"]
 LatentNormName = Literal["batch", "instance", "group", "layer", "virtual-batch", "none"]
 """The norms of a generative game, whose networks can stand behind a reference batch: see `conditional`."""
-UpsamplingName = Literal["transposed", "resize"]
-
+UpsamplingName = Literal["transposed", "resize", "anti-aliased"]
+DownsamplingName = Literal["strided", "anti-aliased"]
 
 _DRAWN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
 """The layers whose weights are matrices: drawn by the initialisation, divided by spectral norm."""
@@ -32,6 +34,21 @@ class Generator(nn.Module):
     """Height and width of the input must be at least this."""
     scale: int = 1
     """Output pixels per input pixel."""
+
+
+class TappedGenerator(Generator, ABC):
+    """A generator whose encoder can be looked into, layer by layer."""
+
+    taps: Mapping[str, int]
+    """The layers that can be tapped, by name, from the first to the last: their channels."""
+
+    @abstractmethod
+    def features(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The activations (N, C_i, H_i, W_i) of the named layers; nothing behind the last of them is computed."""
+
+    @abstractmethod
+    def tapped(self, x: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the generator makes of x, and the named layers' activations on the way, of one pass."""
 
 
 class Discriminator(nn.Module, ABC):
@@ -83,7 +100,9 @@ def upsample(
 
     `transposed` is a strided transposed convolution with this kernel. `resize` is nearest-neighbour x2 and a
     3x3 convolution (whatever `kernel`), against checkerboard patterns (Odena et al. 2016, Distill,
-    "Deconvolution and checkerboard artifacts").
+    "Deconvolution and checkerboard artifacts"). `anti-aliased` interpolates linearly before that convolution, which
+    is CUT's zero-stuffing and filter [1, 3, 3, 1] / 4 (the authors' code), and leaves less above the old Nyquist
+    frequency than the nearest neighbour does.
     """
     if kind == "transposed":
         # Of an odd kernel, stride 2 and padding 1 leave the output one pixel short of twice the input.
@@ -91,9 +110,35 @@ def upsample(
             in_channels, out_channels, kernel, stride=2, padding=1, output_padding=kernel % 2, bias=bias
         )
     return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Upsample(scale_factor=2, mode="nearest" if kind == "resize" else "bilinear"),
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias),
     )
+
+
+class Blur(nn.Module):
+    """Halves height and width without aliasing: (N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2)); H and W at least 2.
+
+    The filter [1, 2, 1] / 4 along both sides, of which every second value is kept (blur-pool: Zhang 2019, arXiv
+    1904.11486, section 3.2, "Triangle-3"); beyond the border the image is reflected. It stands behind a convolution
+    and its activation that would else have stride 2.
+
+    There are neither weights nor buffers. Means of shifted halves keep nothing for the backward pass, where a
+    convolution would keep its padded input, and take half of its time on a CPU.
+    """
+
+    kernel_size = 3
+    stride = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        for dim in (2, 3):
+            size = x.shape[dim]
+            here = x[:, :, ::2] if dim == 2 else x[..., ::2]
+            odd = x[:, :, 1::2] if dim == 2 else x[..., 1::2]
+            # Pixel -1 is pixel 1, and pixel `size`, which an odd size asks for, is pixel size - 2.
+            before = torch.cat([odd.narrow(dim, 0, 1), odd.narrow(dim, 0, here.shape[dim] - 1)], dim)
+            after = torch.cat([odd, odd.narrow(dim, odd.shape[dim] - 1, 1)], dim) if size % 2 else odd
+            x = torch.lerp(here, torch.lerp(before, after, 0.5), 0.5)
+        return x
 
 
 def square_side(network: str, shape: tuple[int, ...]) -> int:

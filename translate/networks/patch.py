@@ -9,7 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from translate.networks.layers import Discriminator, InitialisationSettings, NormName, needs_bias, norm_layer
+from translate.networks.layers import (
+    Blur,
+    Discriminator,
+    DownsamplingName,
+    InitialisationSettings,
+    NormName,
+    needs_bias,
+    norm_layer,
+)
 from translate.settings import Settings
 
 
@@ -18,10 +26,13 @@ class PatchSettings(Settings):
 
     kind: Literal["patch"] = "patch"
     layers: int = Field(default=3, ge=1, le=5)
-    """Halvings. The square's side is 16, 34, 70, 142 or 286 pixels for 1 to 5 layers."""
+    """Halvings. The square's side is 16, 34, 70, 142 or 286 pixels for 1 to 5 layers (18, 40, 84, 172 or 348
+    anti-aliased)."""
     width: int = Field(default=64, ge=1)
     """Channels after the first convolution; they double up to 8 * width."""
     norm: NormName = "batch"
+    downsampling: DownsamplingName = "strided"
+    """What halves: the convolution's stride, or a blur behind its activation (CUT; 4 times the convolutions' work)."""
     spectral_norm: bool = False
     """Divide each convolution's weight by its largest singular value (Miyato et al., arXiv 1802.05957)."""
     initialisation: InitialisationSettings = InitialisationSettings()
@@ -73,6 +84,8 @@ class _BlockDiscriminator(Discriminator):
         for layer in reversed(list(self.modules())):
             if isinstance(layer, nn.Conv2d):
                 side = (side - 1) * layer.stride[0] + layer.kernel_size[0]
+            elif isinstance(layer, Blur):
+                side = (side - 1) * layer.stride + layer.kernel_size
         return side
 
 
@@ -82,11 +95,12 @@ class PatchDiscriminator(_BlockDiscriminator):
     def __init__(self, settings: PatchSettings, in_channels: int) -> None:
         bias = needs_bias(settings.norm)
         widths = [settings.width * min(2**level, 8) for level in range(settings.layers + 1)]
+        blurs = settings.downsampling == "anti-aliased"
         blocks: list[list[nn.Module]] = [
-            [nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+            [nn.Conv2d(in_channels, widths[0], 4, stride=1 if blurs else 2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         ]
         for level in range(1, settings.layers + 1):
-            stride = 2 if level < settings.layers else 1
+            stride = 2 if level < settings.layers and not blurs else 1
             blocks.append(
                 [
                     nn.Conv2d(widths[level - 1], widths[level], 4, stride=stride, padding=1, bias=bias),
@@ -94,6 +108,9 @@ class PatchDiscriminator(_BlockDiscriminator):
                     nn.LeakyReLU(0.2, inplace=True),
                 ]
             )
+        if blurs:
+            for block in blocks[: settings.layers]:
+                block.append(Blur())
         blocks.append([nn.Conv2d(widths[-1], 1, 4, padding=1)])
         super().__init__(blocks, settings)
         # Three pixels after the halvings: two for the last norm, one logit.

@@ -1,0 +1,355 @@
+"""Large images, tile by tile, without seams.
+
+Two things make tiles visible. The first is what a network does not see beyond a tile's border: each tile is given a
+halo as wide as the network looks, so that its core comes out as if the whole image had been there. The second are
+norms over the whole image (instance, group and layer norm), which shift a tile's colours by the tile's own contents:
+here all tiles are normalised with the same statistics, those of the whole image.
+
+How these are found. Statistics s_1 ... s_n of the n norms belong together: those of norm i are what the whole image has
+there when it was normalised with s_1 ... s_(i-1) before,
+
+    s_i = f_i(s_1, ..., s_(i-1)).
+
+A small sample of the image gives g_i(s_1, ..., s_(i-1)) in their place, which one pass of the network makes of it.
+Going over all tiles with statistics s in force measures f_i(s) for all i at once. But to put these in force together
+is no good: each was right for the old ones before it, and the changes add up from norm to norm (a chain of 24 norms
+went from 4 grey levels of difference to 19). What is nearly the same for the old statistics and the new ones is how far
+the sample is wrong, so this is what a pass over the tiles measures, and the sample is run again with it put right:
+
+    s_i <- g_i(s_1, ..., s_(i-1)) + (f_i(old s) - g_i(old s)).
+
+(Defect correction, as multigrid methods do it: Stetter 1978, Numerische Mathematik 29. The difference is taken of means
+in units of the deviation, of variances as a ratio.) After n passes the first n norms are exact, for norm i depends on
+those before it alone; and each pass leaves about a tenth of the error of all (docs/large-images.md).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+
+from translate.data.images import Pixels
+
+PASSES = 2
+"""Over all tiles to measure statistics; one more makes the result."""
+SIDE = 1024
+"""Pixels of a tile's core where nobody chose: with ResNet-9's halo, 1.4 pixels are run for each that is kept."""
+SMALLEST_SIDE = 64
+"""Where memory is short, tiles are halved down to this: below it they are halo for the most part."""
+AUTO_PIXELS = 1 << 23
+"""Larger images run in tiles where nobody chose."""
+FARTHEST = 4096
+"""Pixels: a network that looks farther is taken to see the whole image, and does not run in tiles."""
+
+
+class Box(NamedTuple):
+    """Rows and columns of an image, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+
+class Tile(NamedTuple):
+    """`core` is what is kept of a tile, `window` what the network sees: the core and its halo, within the image."""
+
+    core: Box
+    window: Box
+
+
+def spans(length: int, side: int, halo: int, multiple: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a side of an image into cores of about `side` pixels: (start, stop, start and stop of the window).
+
+    All four are multiples of `multiple`, which divides `length`; windows end at the image's true border.
+    """
+    count = -(-length // max(side, multiple))
+    units = length // multiple
+    reach = -(-halo // multiple) * multiple
+    edges = [units * number // count * multiple for number in range(count + 1)]
+    for start, stop in itertools.pairwise(edges):
+        if start < stop:
+            yield start, stop, max(0, start - reach), min(length, stop + reach)
+
+
+def tiles(height: int, width: int, side: int, halo: int, multiple: int) -> list[Tile]:
+    """The tiles of an image, row by row: their cores cover it, each pixel once."""
+    return [
+        Tile(Box(top, bottom, left, right), Box(above, below, before, behind))
+        for top, bottom, above, below in spans(height, side, halo, multiple)
+        for left, right, before, behind in spans(width, side, halo, multiple)
+    ]
+
+
+def small_copy(pixels: Pixels, area: int, multiple: int, smallest: int, *, labels: bool) -> Pixels:
+    """The whole image (H, W, C) with about `area` pixels at most, of a size that the network takes.
+
+    Averaged, but class numbers are picked.
+    """
+    height, width = pixels.shape[:2]
+    least = -(-smallest // multiple) * multiple
+
+    def fit(length: float, longest: int) -> int:
+        return min(max(int(length) // multiple * multiple, least), longest)
+
+    factor = min(1.0, (area / (height * width)) ** 0.5)
+    size = [fit(height * factor, height), fit(width * factor, width)]
+    narrow = size.index(min(size))  # what had to be widened narrows the other side
+    size[1 - narrow] = min(size[1 - narrow], fit(area / size[narrow], max(height, width)))
+    how = cv2.INTER_NEAREST if labels else cv2.INTER_AREA
+    return cv2.resize(pixels, (size[1], size[0]), interpolation=how).reshape(*size, pixels.shape[2])
+
+
+def receptive_radius(network: nn.Module, channels: int) -> int:
+    """How many input pixels beyond it an aligned block of the output depends on, along either axis.
+
+    A block is what becomes of `multiple` x `multiple` input pixels that lie on the grid of the network's strides: the
+    least that a tile may keep. For a network without strides, that is one pixel and the radius of its receptive field.
+
+    Found by the gradient of one block in the middle of a strip, in a copy where nothing can hide a dependence: norms
+    are left out, weights are positive, inputs positive and so small that tanh is linear and no ReLU cuts.
+
+    Raises:
+        ValueError: it is more than FARTHEST, as for a network that pools over the whole image.
+    """
+    multiple, scale = int(network.multiple), int(network.scale)  # type: ignore[arg-type]
+    short = -(-max(int(network.smallest), multiple) // multiple) * multiple  # type: ignore[arg-type]
+    probe = _positive(network)
+    device = next((parameter.device for parameter in probe.parameters()), torch.device("cpu"))
+    radius = 0
+    for axis in (2, 3):
+        reach = 128
+        while True:
+            start = -(-reach // multiple) * multiple
+            length = 2 * start + multiple
+            shape = (1, channels, short, length) if axis == 3 else (1, channels, length, short)
+            # Through 3x3 kernels of weights 1/3 a gradient shrinks by 3 a layer at its edge, and the sum grows by 3:
+            # 345 layers of RRDBNet stay within float64's 1e-308 to 1e308, and the outputs small.
+            with torch.inference_mode(False), torch.enable_grad():
+                strip = torch.full(shape, 1e-200, dtype=torch.float64, device=device, requires_grad=True)
+                made = probe(strip)
+                block = made.narrow(axis, start * scale, multiple * scale)
+                (gradient,) = torch.autograd.grad(block.sum(), strip)
+            seen = gradient.abs().sum(dim=(0, 1, 5 - axis)).nonzero()[:, 0]  # positions along the axis
+            low, high = int(seen.min()), int(seen.max())
+            if low > 0 and high < length - 1:
+                radius = max(radius, start - low, high - (start + multiple - 1))
+                break
+            reach *= 2
+            if reach > FARTHEST:
+                raise ValueError(f"the network sees farther than {FARTHEST} pixels: it cannot run in tiles")
+    return radius
+
+
+def _positive(network: nn.Module) -> nn.Module:
+    """A copy in float64 whose norms do nothing and whose weights are all positive."""
+    with torch.inference_mode(False):
+        probe = copy.deepcopy(network).double().eval().requires_grad_(False)
+    for parameter in probe.parameters():
+        # Biases and slopes are 0. Whatever is not replaced below is positive.
+        parameter.data.fill_(0.0 if parameter.dim() < 2 else 1 / parameter[0].numel())
+    for module in list(probe.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (_NormBase, nn.GroupNorm)):
+                setattr(module, name, nn.Identity())
+            elif type(child) in (nn.Conv2d, nn.ConvTranspose2d):
+                setattr(module, name, _Blurring(child))
+    return probe
+
+
+class _Blurring(nn.Module):
+    """What a convolution does whose weights are all equal: the mean of the channels, seen through one kernel.
+
+    Of C channels in and out, at a part in C^2 of the work. A kernel of k x k weights 1/k has a sum of k.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.channels = layer.out_channels
+        self.kernel = copy.copy(layer)  # its strides, padding and dilation
+        self.kernel._parameters = {
+            "weight": torch.full((1, 1, *layer.kernel_size), layer.weight[0, 0].numel() ** -0.5).to(layer.weight),
+            "bias": None,
+        }
+        self.kernel.groups = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        blurred: Tensor = self.kernel(x.mean(1, keepdim=True))
+        return blurred.repeat(1, self.channels, 1, 1)
+
+
+class _Statistics(NamedTuple):
+    """Of a feature map's channels, (C,), float64; equal within a group."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+class _Sums:
+    """Statistics of feature maps that come in parts."""
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+        self.count = 0
+
+    def add(self, x: Tensor) -> None:
+        """(N, C, H, W), any float."""
+        x = x.float()
+        if not self.count:
+            self.around = x.mean((0, 2, 3))  # (C,): sums of squares lose nothing around what is nearly the mean
+            self.total = self.squares = torch.zeros_like(self.around, dtype=torch.float64)
+        x = x - self.around[:, None, None]
+        # Along a row in float32, which torch sums in parts, then in float64.
+        self.total = self.total + x.sum(3).double().sum((0, 2))
+        self.squares = self.squares + x.square_().sum(3).double().sum((0, 2))
+        self.count += x.shape[0] * x.shape[2] * x.shape[3]
+
+    def statistics(self) -> _Statistics:
+        shift = self.total / self.count
+        mean, variance = self.around + shift, self.squares / self.count - shift**2
+        # Of a group: the mean of its channels' variances, and the variance of their means.
+        grouped = mean.view(self.groups, -1)  # (G, C / G)
+        center = grouped.mean(1, keepdim=True)
+        within, between = variance.view(self.groups, -1), (grouped - center).square()
+        spread = (within + between).mean(1, keepdim=True)
+        return _Statistics(center.expand_as(grouped).reshape(-1), spread.expand_as(grouped).reshape(-1))
+
+
+class SharedNorm(nn.Module):
+    """Instance, group or layer norm with statistics that are given: those of the whole image, whatever part x is.
+
+    (x - mean) / sqrt(variance + eps) * weight + bias, all four (C,) and float32.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm2d | nn.GroupNorm) -> None:
+        super().__init__()
+        self.channels = norm.num_channels if isinstance(norm, nn.GroupNorm) else norm.num_features
+        self.groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else self.channels
+        self.eps = norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+        self.mean = self.variance = torch.empty(0)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all: the next sample's own statistics are taken as they are."""
+        self.running_sample = False
+        self.shift = self.ratio = torch.empty(0)
+        """What the sample's statistics lack, in units of its deviation, and as a ratio of variances."""
+        self.sample: _Statistics | None = None
+        self.tile: Tile | None = None
+        """Which x is measured."""
+        self.sums = _Sums(self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), any float."""
+        if self.running_sample:
+            self._take(x)
+        elif self.tile is not None:
+            self.sums.add(_core(x, self.tile))
+        weight = torch.ones_like(self.mean) if self.weight is None else self.weight
+        bias = torch.zeros_like(self.mean) if self.bias is None else self.bias
+        return F.batch_norm(x, self.mean, self.variance, weight, bias, training=False, eps=self.eps)
+
+    def _take(self, x: Tensor) -> None:
+        """Statistics for this sample (N, C, H, W) of the image, and for all tiles after it: g + (f - g)."""
+        sums = _Sums(self.groups)
+        sums.add(x)
+        mean, variance = self.sample = sums.statistics()
+        if self.shift.numel():
+            mean = mean + self.shift * (variance + self.eps).sqrt()
+            variance = ((variance + self.eps) * self.ratio - self.eps).clamp(min=0)
+        self.mean, self.variance = mean.float(), variance.float()
+
+    def compare(self) -> None:
+        """Learn from the tiles that were measured how far the sample is wrong; f - g."""
+        assert self.sample is not None
+        mean, variance = self.sums.statistics()
+        self.shift = (mean - self.sample.mean) / (self.sample.variance + self.eps).sqrt()
+        self.ratio = (variance + self.eps) / (self.sample.variance + self.eps)
+        self.tile, self.sums = None, _Sums(self.groups)
+
+
+def _core(x: Tensor, tile: Tile) -> Tensor:
+    """The part of a window's feature map (N, C, H', W') that belongs to the core."""
+    core, window = tile
+    edges = []
+    for first, last, low, size, length in (
+        (core.top, core.bottom, window.top, window.height, x.shape[2]),
+        (core.left, core.right, window.left, window.width, x.shape[3]),
+    ):
+        for edge in (first, last):
+            whole, rest = divmod((edge - low) * length, size)
+            if rest:
+                raise ValueError(f"a feature map of {length} for {size} pixels is on no common grid: no tiles")
+            edges.append(whole)
+    top, bottom, left, right = edges
+    return x[:, :, top:bottom, left:right]
+
+
+class TiledNetwork:
+    """A network that runs on tiles of one image as it would on the whole.
+
+    Args:
+        network: frozen, in eval mode. The copy made of it shares its weights.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        tensors = [*network.parameters(), *network.buffers()]
+        self.network = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+        self.norms: list[SharedNorm] = []
+        """Those over the whole image, in no certain order. Batch norm in eval mode has statistics of its own."""
+        for module in list(self.network.modules()):
+            for name, child in module.named_children():
+                instance = isinstance(child, nn.InstanceNorm2d) and not child.track_running_stats
+                if instance or isinstance(child, nn.GroupNorm):
+                    shared = SharedNorm(child)
+                    setattr(module, name, shared)
+                    self.norms.append(shared)
+
+    def adapt(self, sample: Tensor, passes: int, tiles: Sequence[Tile], run: Callable[[Box], object]) -> None:
+        """Find the image's statistics, which all tiles are normalised with from then on.
+
+        Args:
+            sample: (1, C, h, w), the whole image made small.
+            passes: how often to go over the tiles.
+            run: calls this network with the part of the image in a box.
+        """
+        for norm in self.norms:
+            norm.begin()
+        self._run_sample(sample)
+        for _ in range(passes):
+            for tile in tiles:
+                for norm in self.norms:
+                    norm.tile = tile
+                run(tile.window)
+            for norm in self.norms:
+                norm.compare()
+            self._run_sample(sample)
+
+    def _run_sample(self, sample: Tensor) -> None:
+        for norm in self.norms:
+            norm.running_sample = True
+        self.network(sample)
+        for norm in self.norms:
+            norm.running_sample = False
+
+    def __call__(self, window: Tensor) -> Tensor:
+        """(1, C, h, w) -> (1, C', h * scale, w * scale), with the image's statistics."""
+        made: Tensor = self.network(window)
+        return made
