@@ -419,7 +419,7 @@ def test_the_unpaired_split_holds_one_side_of_each_training_pair(tmp_path: Path)
 def test_another_unpaired_split_than_pinned_is_refused(tmp_path: Path) -> None:
     recipe, _ = many_pairs(tmp_path / "p.tgz")
     other = recipe.model_copy(update={"unpaired": {"A": 1000, "B": 1}})
-    with pytest.raises(UserError, match="mine: expected .*1000.* unpaired images, but .*mend the recipe") as caught:
+    with pytest.raises(UserError, match=r"mine: expected .*1000.* unpaired images, but .*mend the recipe") as caught:
         draw_pairs("mine", other, {"p": tmp_path / "p.tgz"}, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -170,7 +170,7 @@ def export(folder: Path, method: Mapping[str, Any], data: Mapping[str, Any], **m
 UNET = {"kind": "unet", "depth": 3, "width": 4, "norm": "instance", "dropout": 0.0}
 PATCH = {"kind": "patch", "layers": 1, "width": 4, "norm": "instance"}
 PIX2PIX = {"kind": "pix2pix", "generator": UNET, "discriminator": PATCH}
-RESNET = {"kind": "resnet", "blocks": 1, "width": 4, "downsamplings": 1}
+RESNET = {"kind": "resnet", "blocks": 1, "width": 4}
 CYCLEGAN = {"kind": "cyclegan", "generator": RESNET, "discriminator": PATCH}
 PAIRS: dict[str, Any] = {
     "kind": "paired",

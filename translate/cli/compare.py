@@ -35,12 +35,17 @@ def compare(
 
     Numbers that were taken by different protocols are refused.
     """
+    from translate.evaluation.text import readable
     from translate.metrics.scores import Evaluation, side_by_side
 
     if markdown and as_json:
         raise UserError("--markdown and --json: expected one of them")
     found = [Evaluation.load(_file(path)) for path in evaluations]
-    called = [evaluation.subject for evaluation in found] if names is None else [n.strip() for n in names.split(",")]
+    called = (
+        [evaluation.subject for evaluation in found]
+        if names is None
+        else [readable(n.strip()) for n in names.split(",")]
+    )
     if len(called) != len(found):
         raise UserError(f"--names: expected {len(found)}, one for each evaluation, not {len(called)}")
     table = side_by_side(found)

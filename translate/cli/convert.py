@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from translate.cli.console import progress, say
-from translate.errors import PartialFailure
+from translate.errors import PartialFailure, UserError
 
 if TYPE_CHECKING:
     from translate.inference.folder import Summary
+    from translate.inference.translator import TileName
 
 
 class Precision(str, Enum):
@@ -50,6 +51,13 @@ def convert(
     protocol: Annotated[
         Protocol, typer.Option(help="paper: dropout on, batch statistics (pix2pix's test protocol).")
     ] = Protocol.default,
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|PIXELS",
+            help="Run large images in tiles of this side, without seams; auto: above 8 megapixels.",
+        ),
+    ] = "auto",
     format: Annotated[Format, typer.Option(help="File format of the results.")] = Format.keep,
     quality: Annotated[
         int | None,
@@ -87,11 +95,19 @@ def convert(
         target=target,
     )
     translator = Translator.load(
-        weights, direction=direction, device=device, precision=precision.value, protocol=protocol.value
+        weights,
+        direction=direction,
+        device=device,
+        precision=precision.value,
+        protocol=protocol.value,
+        tile=_tile(tile),
     )
     planned = plan(translator, inputs, output, options)
-    with progress("converting", total=len(planned.items), quiet=quiet or as_json) as advance:
-        summary = execute(translator, planned, options, advance)
+    parts, unit = (100, "converting, %") if len(planned.items) == 1 else (1, "converting")
+    with progress(unit, total=parts * len(planned.items), quiet=quiet or as_json) as advance:
+        if parts > 1:  # a single file may be large; its last part is to be written
+            translator.on_tile = lambda done, total: advance(parts * done // (total + 1))
+        summary = execute(translator, planned, options, lambda done: advance(parts * done))
     if as_json:
         print(json.dumps(summary.as_dict()))
     else:
@@ -101,6 +117,16 @@ def convert(
     if summary.failed:
         done = summary.written + summary.skipped
         raise PartialFailure(f"{len(summary.failed)} of {summary.total} images failed; {done} are done in {output}")
+
+
+def _tile(text: str) -> int | TileName:
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"--tile {text}: expected auto, off or a side in pixels, such as 1024")
+    return int(text)
 
 
 def _tell(summary: Summary, output: Path, *, quiet: bool) -> None:

@@ -266,6 +266,8 @@ def _folder(out: Path | None, weights: Weights | None, place: str, name: str) ->
 
 
 def _finish(evaluations: list[Evaluation], folders: list[Path | None], *, as_json: bool, quiet: bool) -> None:
+    from translate.evaluation.text import readable
+
     for evaluation, folder in zip(evaluations, folders, strict=True):
         if folder is not None:
             evaluation.save(folder / "evaluation.json")
@@ -276,7 +278,7 @@ def _finish(evaluations: list[Evaluation], folders: list[Path | None], *, as_jso
         _tell(evaluations)
     for folder in folders:
         if folder is not None:
-            say(f"kept in {folder}", quiet=quiet)
+            say(readable(f"kept in {folder}"), quiet=quiet)
 
 
 def _tell(evaluations: Sequence[Evaluation]) -> None:

@@ -21,9 +21,10 @@ def report(
     The page holds all that it shows: it can be sent to somebody as it is.
     """
     from translate.evaluation.report import default_page, write_run_report
+    from translate.evaluation.text import readable
 
     page = write_run_report(runs, out or default_page(runs))
-    print(page)
+    print(readable(page))
     if open_page:
         import webbrowser
 

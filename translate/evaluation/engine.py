@@ -18,6 +18,7 @@ from translate.distributed import ALONE, Processes, gathered
 from translate.errors import ImageError, UserError
 from translate.evaluation.pictures import Pictures
 from translate.evaluation.statistics_cache import cached_statistics
+from translate.evaluation.text import readable
 from translate.metrics.foreign import in_a_line
 from translate.metrics.frechet import FeatureStatistics, bias_warning
 from translate.metrics.meters import PairMeter, SetMeter, mean_of
@@ -337,7 +338,7 @@ class _MatchRun:
                 self.advance()
                 name = match.target.names[index]
                 if isinstance(seen, ImageError):
-                    bad.append(f"{name}: {seen}")
+                    bad.append(readable(f"{name}: {seen}"))
                     continue
                 batcher.add(name, seen.prepared, keep[index])
                 digests.append(seen.digest)
@@ -423,7 +424,7 @@ class _MatchRun:
 
     def _is_bad(self, name: str, seen: object) -> bool:
         if isinstance(seen, ImageError):
-            self.failed.append(f"{name}: {seen}")
+            self.failed.append(readable(f"{name}: {seen}"))
             return True
         return False
 

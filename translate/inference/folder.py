@@ -294,7 +294,7 @@ class _Work:
             group = groups.setdefault(key, [])
             group.append(loaded)
             waiting = [member for members in groups.values() for member in members]
-            if len(group) >= self._batch_size(loaded.size):
+            if len(group) >= self._batch_size(loaded):
                 self._translate(groups.pop(key))
             elif len(waiting) >= 4 * LOOK_AHEAD or sum(member.size for member in waiting) > LOOK_AHEAD_PIXELS:
                 self._translate(groups.pop(next(iter(groups))))  # the group that has waited longest
@@ -307,14 +307,14 @@ class _Work:
         """Writes are atomic: a file that is there and has bytes is whole."""
         return not self.options.overwrite and path.is_file() and path.stat().st_size > 0
 
-    def _batch_size(self, size: int) -> int:
-        if self.translator.protocol == "paper":
+    def _batch_size(self, loaded: _Loaded) -> int:
+        if self.translator.protocol == "paper" or self.translator.in_tiles(*loaded.pixels.shape[:2]):
             return 1
         if self.options.batch_size is not None:
             return self.options.batch_size
         if self.translator.device.type == "cpu":
             return 1  # its cores are busy with one image already
-        return max(1, min(CUDA_BATCH, CUDA_BATCH_PIXELS // size))
+        return max(1, min(CUDA_BATCH, CUDA_BATCH_PIXELS // loaded.size))
 
     # Reading
 
@@ -377,7 +377,7 @@ class _Work:
         if fill and self.translator.device.type != "cpu":
             # bf16 rounds differently in a batch of another size, and layers make grey levels of it: the last group of a
             # shape is filled up, so that an image's result does not depend on how many others have its shape.
-            missing = self._batch_size(group[0].size) - len(group)
+            missing = self._batch_size(group[0]) - len(group)
             batch += batch[-1:] * missing
             names += names[-1:] * missing
         try:
@@ -478,5 +478,5 @@ def _reason(error: Exception, width: int, height: int) -> str:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = f"{width} x {height} pixels"
-        return f"not enough memory for {size}; scale it down, or try --batch-size 1, --device cpu"
+        return f"not enough memory for {size}; try --tile 256, --batch-size 1 or --device cpu, or scale it down"
     return f"the network failed on {width} x {height} pixels ({lines[0]})"

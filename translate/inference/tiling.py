@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -113,7 +114,12 @@ def small_copy(pixels: Pixels, area: int, multiple: int, smallest: int, *, label
     narrow = size.index(min(size))  # what had to be widened narrows the other side
     size[1 - narrow] = min(size[1 - narrow], fit(area / size[narrow], max(height, width)))
     how = cv2.INTER_NEAREST if labels else cv2.INTER_AREA
-    return cv2.resize(pixels, (size[1], size[0]), interpolation=how).reshape(*size, pixels.shape[2])
+    # OpenCV takes four channels at a time.
+    parts = [
+        cv2.resize(pixels[..., first : first + 4], (size[1], size[0]), interpolation=how).reshape(*size, -1)
+        for first in range(0, pixels.shape[2], 4)
+    ]
+    return np.concatenate(parts, axis=2)
 
 
 def receptive_radius(network: nn.Module, channels: int) -> int:
@@ -168,7 +174,7 @@ def _positive(network: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, (_NormBase, nn.GroupNorm)):
                 setattr(module, name, nn.Identity())
-            elif type(child) in (nn.Conv2d, nn.ConvTranspose2d):
+            elif isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)):
                 setattr(module, name, _Blurring(child))
     return probe
 
@@ -176,15 +182,16 @@ def _positive(network: nn.Module) -> nn.Module:
 class _Blurring(nn.Module):
     """What a convolution does whose weights are all equal: the mean of the channels, seen through one kernel.
 
-    Of C channels in and out, at a part in C^2 of the work. A kernel of k x k weights 1/k has a sum of k.
+    With C channels in and out this is C^2 times less work. k x k weights of 1/k add up to k.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
         super().__init__()
         self.channels = layer.out_channels
+        taps = layer.weight[0, 0].numel()
         self.kernel = copy.copy(layer)  # its strides, padding and dilation
         self.kernel._parameters = {
-            "weight": torch.full((1, 1, *layer.kernel_size), layer.weight[0, 0].numel() ** -0.5).to(layer.weight),
+            "weight": nn.Parameter(layer.weight.new_full((1, 1, *layer.kernel_size), taps**-0.5), requires_grad=False),
             "bias": None,
         }
         self.kernel.groups = 1
@@ -316,8 +323,9 @@ class TiledNetwork:
         """Those over the whole image, in no certain order. Batch norm in eval mode has statistics of its own."""
         for module in list(self.network.modules()):
             for name, child in module.named_children():
-                instance = isinstance(child, nn.InstanceNorm2d) and not child.track_running_stats
-                if instance or isinstance(child, nn.GroupNorm):
+                if isinstance(child, nn.InstanceNorm2d) and child.track_running_stats:
+                    continue
+                if isinstance(child, (nn.InstanceNorm2d, nn.GroupNorm)):
                     shared = SharedNorm(child)
                     setattr(module, name, shared)
                     self.norms.append(shared)

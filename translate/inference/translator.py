@@ -303,7 +303,7 @@ class Translator:
         dtype = self._dtype_for(pixels)
         halo = self._halo or 0
         padded = _pad(pixels[None], self.multiple, self.smallest)[0]
-        cut = tiles(*padded.shape[:2], self._side, halo, self.multiple)
+        cut = tiles(padded.shape[0], padded.shape[1], self._side, halo, self.multiple)
         if dtype not in self._tiled:
             self._tiled[dtype] = TiledNetwork(self._network(dtype))
         network = self._tiled[dtype]

@@ -18,14 +18,16 @@ from translate.settings import Settings
 class PatchNCESettings(Settings):
     """Which layers of the generator's encoder are compared, where, and how sharply."""
 
+    weight: float = Field(default=0.5, ge=0)
+    """lambda_X of equation 5: 1 there, but the authors' code takes the mean of this term and the identity's."""
     layers: list[str] = Field(default=["input", "down1", "down2", "block1", "block5"], min_length=1)
     """Layers of the generator, by name: pixels, both halving convolutions, the first and the fifth residual block
-    (appendix C.1)."""
+    (appendix, training details)."""
     patches: int = Field(default=256, ge=2)
-    """Positions drawn in each layer, all of them where it has fewer: each one's positive, and the others' negatives
-    (appendix C.1)."""
+    """Positions drawn in each layer, or all where it has fewer: each is its own positive and the others' negative
+    (appendix, training details)."""
     width: int = Field(default=256, ge=1)
-    """Units of the projections' two layers (appendix C.1)."""
+    """Units of each of the projections' two layers (appendix, training details)."""
     temperature: float = Field(default=0.07, gt=0)
     """Divides the cosines (section 3); a small one looks at the most similar negatives alone."""
     initialisation: InitialisationSettings = InitialisationSettings(kind="xavier")
@@ -41,7 +43,7 @@ class PatchNCESettings(Settings):
     def build(self, taps: Mapping[str, int]) -> Projections:
         """New projections for a generator's taps (name -> channels); UserError if it has no layer of a name."""
         if missing := next((name for name in self.layers if name not in taps), None):
-            raise UserError(f"nce.layers: the generator has no layer {missing!r}; it has {', '.join(taps)}")
+            raise UserError(f"method.nce.layers: the generator has no layer {missing!r}; it has {', '.join(taps)}")
         return Projections(self, {name: taps[name] for name in self.layers})
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from translate.methods.base import Method, Turn
 from translate.methods.bigan import BiGANSettings
+from translate.methods.cut import CUTSettings
 from translate.methods.cyclegan import CycleGANSettings
 from translate.methods.gan import GANSettings
 from translate.methods.generative import GenerativeMethod
@@ -16,7 +17,13 @@ from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
 
 MethodSettings = Annotated[
-    Pix2PixSettings | CycleGANSettings | GANSettings | BiGANSettings | MomentMatchingSettings | IMLESettings,
+    Pix2PixSettings
+    | CycleGANSettings
+    | CUTSettings
+    | GANSettings
+    | BiGANSettings
+    | MomentMatchingSettings
+    | IMLESettings,
     Field(discriminator="kind"),
 ]
 

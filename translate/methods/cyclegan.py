@@ -23,8 +23,9 @@ from translate.data import DataSettings, UnpairedSettings
 from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.losses.adversarial import LeastSquaresSettings, ObjectiveField
+from translate.losses.adversarial import LeastSquaresSettings, ObjectiveField, RelativisticSettings
 from translate.losses.lpips import LPIPSSettings
+from translate.losses.penalties import GradientPenaltySettings
 from translate.losses.reconstruction import ReconstructionSettings
 from translate.methods.adversary import Adversary, AdversarySettings, apart, discriminator_losses, per_sample
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
@@ -76,8 +77,8 @@ class CycleGANSettings(AdversarySettings):
 
 
 class CycleGAN(Method):
-    """The algorithm box above, term by term. Terms and reports of a side are named after it: `cycle_A` is | F(G(a)) - a |,
-    `identity_A` is | F(a) - a |, `adversarial_A` judges what F makes of b."""
+    """The algorithm box above, term by term. Terms and reports of a side are named after it: `cycle_A` is
+    | F(G(a)) - a |, `identity_A` is | F(a) - a |, `adversarial_A` judges what F makes of b."""
 
     directions = ("AtoB", "BtoA")
     differentiates = ("generators",)
@@ -91,6 +92,15 @@ class CycleGAN(Method):
                 f"method.identity_weight: side A has {widths['A']} channels, side B {widths['B']}, so a generator "
                 "cannot take images of its target's side; set it to 0"
             )
+        augment = data.augment
+        one_by_one = isinstance(settings.objective, RelativisticSettings) or any(
+            isinstance(penalty, GradientPenaltySettings) for penalty in settings.penalties
+        )
+        if one_by_one and augment.crop is None and (augment.resize is None or augment.resize_by == "shorter"):
+            raise UserError(
+                "data.augment.crop: a relativistic objective and a gradient penalty hold each real image against a "
+                "fake one, so all must have one size; set it"
+            )
         self.players = nn.ModuleDict(
             {
                 "generators": nn.ModuleDict(
@@ -99,7 +109,7 @@ class CycleGAN(Method):
                 "discriminators": nn.ModuleDict({side: settings.discriminator.build(widths[side]) for side in "AB"}),
             }
         )
-        size = data.augment.crop or data.augment.resize or 0
+        size = augment.crop or augment.resize or 0
         self.adversaries = nn.ModuleDict({side: Adversary(settings, (widths[side], size, size)) for side in "AB"})
         self.distance = settings.cycle.build()
         self.lpips: nn.Module | None = None
@@ -185,7 +195,10 @@ class CycleGAN(Method):
                 with torch.no_grad():
                     real_logits = discriminator(adversary.seen(real))
             terms[f"adversarial_{side}"] = objective.generator(discriminator(adversary.seen(fake)), real_logits)
-        of_pixels, of_looks = self.active(f"cycle_{side}"), self.lpips is not None and self.active(f"cycle_lpips_{side}")
+        of_pixels, of_looks = (
+            self.active(f"cycle_{side}"),
+            self.lpips is not None and self.active(f"cycle_lpips_{side}"),
+        )
         if of_pixels or of_looks:
             back = self.generator(OTHER[side])(translated)  # a -> B -> A
             if of_pixels:
@@ -202,7 +215,7 @@ class CycleGAN(Method):
         return terms
 
     def warnings(self, values: Mapping[str, float]) -> list[str]:
-        return self.watch(values)
+        return self.watch.after(values)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
         for side in "AB":
