@@ -114,6 +114,18 @@ def test_look_ahead_is_bounded(
     assert max(shape[0] for shape in shapes) == 1
 
 
+def test_images_that_run_in_tiles_are_no_batches(negative: Translator, tmp_path: Path, picture: Picture) -> None:
+    for name, side in (("a.png", 40), ("b.png", 40), ("c.png", 100), ("d.png", 100)):
+        write_image(tmp_path / "in" / name, picture(side, side))
+    tiled = Translator(negative._float, ImageSpec(), ImageSpec(), device="cpu", precision="fp32", tile=64)
+    shapes = watch_batches(tiled)
+    convert(tiled, tmp_path / "in", tmp_path / "out", ConvertOptions(batch_size=2, report=True))
+    assert sorted(shapes) == [(1, 100, 100, 3), (1, 100, 100, 3), (2, 40, 40, 3)]
+    for path in (tmp_path / "in").iterdir():
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / path.name).pixels, negative_of(path))
+    assert "of 64 pixels for images above 64 pixels a side" in (tmp_path / "out" / "index.html").read_text()
+
+
 def test_paper_protocol_can_be_repeated(make_unet: Make, tmp_path: Path, picture: Picture) -> None:
     for name in ("a.png", "sub/a.png"):
         write_image(tmp_path / "in" / name, picture(64, 64))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -10,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from translate import config as configs
+from translate.cli import main
+from translate.data.images import read_image, write_image
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.inference import translator as module
 from translate.inference.tiling import receptive_radius, small_copy, tiles
 from translate.inference.translator import Translator
 from translate.networks import InitialisationSettings, ResNetSettings, UNetSettings
+from translate.run import Run
 
 LEVEL = 257
 GREY = ImageSpec(channels=1)
@@ -236,7 +243,7 @@ def seam(tiled: np.ndarray, whole: np.ndarray, side: int) -> float:
 def calm(height: int = 192, width: int = 256, side: int = 64) -> np.ndarray:
     """16 bits: a calm plain with something else in the middle of each tile, beyond the halo of its borders."""
     generator = np.random.default_rng(0)
-    noise = generator.normal(0, 1500, (height // 8, width // 8)).astype(np.float32)
+    noise = generator.normal(0, 300, (height // 16, width // 16)).astype(np.float32)
     picture = 30000 + cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     for top in range(20, height, side):
         for left in range(20, width, side):
@@ -256,12 +263,12 @@ def test_there_is_no_seam_and_naive_tiles_have_one(norm: str) -> None:
         made = alone(np.ascontiguousarray(image[window.top : window.bottom, window.left : window.right]))
         top, left = core.top - window.top, core.left - window.left
         naive[core.top : core.bottom, core.left : core.right] = made[top : top + core.height, left : left + core.width]
-    print(norm, seam(naive, whole, 64))
+    assert seam(naive, whole, 64) > 1.5
     for passes in (0, 1):
         tiled = convert(network, image, tile=64, tile_passes=passes)
-        assert np.abs(tiled - whole).mean() > 1  # the ratio is not of rounding
-        print(passes, seam(tiled, whole, 64), np.abs(tiled-whole).mean())
-    1/0
+        assert np.abs(tiled - whole).mean() > 10  # the ratio is not of rounding
+        # Three borders and 12 groups of rows: 36 steps, whose mean is within 20 % of that of the others.
+        assert seam(tiled, whole, 64) < 1.2
 
 
 # The translator's choice
@@ -378,3 +385,35 @@ def test_no_number_is_told() -> None:
     broken.layers[0].weight.data[0] = torch.nan
     with pytest.raises(ValueError, match="no number"):
         convert(broken, scenery(80, 100), tile=64)
+
+
+# The command line
+
+
+def test_the_command_converts_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    chosen = configs.load("pix2pix", ["method.generator.depth=3", "method.generator.width=4", f"data.root={tmp_path}"])
+    weights = Run(tmp_path).export("last", chosen, chosen.method.build(chosen.data).exported(), step=1, images=1)
+    image = np.repeat((scenery(80, 200) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    write_image(tmp_path / "large.png", image)
+
+    def run(tile: str, name: str = "made.png") -> tuple[int, str]:
+        arguments = [str(weights), str(tmp_path / "large.png"), str(tmp_path / name), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["translate", "convert", *arguments, "--precision", "fp32", "--tile", tile])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    monkeypatch.setattr("time.monotonic", iter(range(0, 10**6, 11)).__next__)  # a line at each change: 11 s have passed
+    code, said = run("64")
+    assert code == 0
+    # 2 x 4 tiles of a network without norms over the image, and the file: parts of nine, in percent.
+    assert [f"converting, %: {number}/100" in said for number in (11, 22, 55, 88, 100)] == [True] * 5
+    assert run("off", "whole.png")[0] == 0
+    made, whole = (read_image(tmp_path / name).pixels.astype(int) for name in ("made.png", "whole.png"))
+    assert whole.std() > 5 and np.abs(made - whole).max() <= 1
+    for wrong, message in (("large", "expected auto, off or a side in pixels"), ("8", "expected at least 64 pixels")):
+        code, said = run(wrong, "never.png")
+        assert code == 2 and message in said and said.count("\n") == 1

@@ -83,7 +83,7 @@ def rows_of(watch: StallWatch, rows: Iterator[dict[str, float]], every: int = 50
         for _ in range(every):
             watch.advance()
         step += every
-        said += [(step, line) for line in watch(row)]
+        said += [(step, line) for line in watch.after(row)]
     return said
 
 
@@ -194,7 +194,7 @@ def test_it_goes_on_where_its_state_was_saved(tmp_path: Any) -> None:
         second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         for _ in range(30):
             second.advance()
-        said += [(50 * (cut + 1), line) for line in second(rows[cut])]
+        said += [(50 * (cut + 1), line) for line in second.after(rows[cut])]
         said += [(step + 50 * (cut + 1), line) for step, line in rows_of(second, iter(rows[cut + 1 :]))]
         assert said == wanted
         assert second.get_extra_state() == whole.get_extra_state()

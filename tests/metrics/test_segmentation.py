@@ -115,7 +115,7 @@ def test_a_segmenter_of_scores_or_classes(write: Write) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("number", "returned int; expected a module"), ("fails", r"failed \(OSError: no weights\)")],
+    [("number", "returned int; expected a module"), ("fails", r"without arguments \(OSError: no weights\)")],
 )
 def test_a_factory_that_makes_no_segmenter(write: Write, name: str, expected: str) -> None:
     module = write(

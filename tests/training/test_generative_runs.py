@@ -229,7 +229,7 @@ def test_a_step_that_is_no_number_leaves_no_trace_in_k(root: Path, tmp_path: Pat
     (first,), (second,) = batches_of(trainer, 2)
     trainer.step([first])
     before = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
-    assert before["objective.k"] > 0
+    assert before["adversary.objective.k"] > 0
     trainer.step([{**second, "image": second["image"] * torch.nan}])
     assert float(trainer.skipped) == 1
     # The generator's own step, which asks for no real image, is a number and counts.

@@ -68,12 +68,11 @@ def demo(
     if pairs:
         conversions = [_Conversion("AtoB", pictures / "test/A", pictures / "test/B", "results")]
     else:
-        conversions = [
-            _Conversion("AtoB", pictures / "test/A", pictures / "truth/AtoB", "results-AtoB"),
-            _Conversion("BtoA", pictures / "test/B", pictures / "truth/BtoA", "results-BtoA"),
-        ]
-        for conversion, time in zip(conversions, ("night", "day"), strict=True):
-            _draw_same_houses(conversion.inputs, conversion.truth, size, seed, "night" if time == "night" else "day")
+        to_night = _Conversion("AtoB", pictures / "test/A", pictures / "truth/AtoB", "results-AtoB")
+        to_day = _Conversion("BtoA", pictures / "test/B", pictures / "truth/BtoA", "results-BtoA")
+        _draw_same_houses(to_night, "night", size=size, seed=seed)
+        _draw_same_houses(to_day, "day", size=size, seed=seed)
+        conversions = [to_night, to_day]
 
     changes = [f"seed={seed}", f"data.root={pictures}"]
     if epochs is not None:
@@ -104,13 +103,14 @@ def demo(
         print(f"convert:     translate convert {run.path} {conversion.inputs} OUT{direction}")
 
 
-def _draw_same_houses(inputs: Path, out: Path, size: int, seed: int, time: Time) -> None:
-    """What no training saw: the houses of a folder at the other time of day, under the same names."""
+def _draw_same_houses(conversion: _Conversion, time: Time, *, size: int, seed: int) -> None:
+    """The truth, which no training sees: the houses of the inputs, at the other time of day, under the same names."""
     from translate.data import synthetic
     from translate.data.images import write_image
 
     def write(path: Path) -> None:
-        if not (out / path.name).exists():
-            write_image(out / path.name, synthetic.draw(int(path.stem), size=size, seed=seed, time=time).picture)
+        truth = conversion.truth / path.name
+        if not truth.exists():
+            write_image(truth, synthetic.draw(int(path.stem), size=size, seed=seed, time=time).picture)
 
-    synthetic.for_each(write, sorted(inputs.glob("*.png")), None)
+    synthetic.for_each(write, sorted(conversion.inputs.glob("*.png")), None)

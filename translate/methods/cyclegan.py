@@ -195,10 +195,8 @@ class CycleGAN(Method):
                 with torch.no_grad():
                     real_logits = discriminator(adversary.seen(real))
             terms[f"adversarial_{side}"] = objective.generator(discriminator(adversary.seen(fake)), real_logits)
-        of_pixels, of_looks = (
-            self.active(f"cycle_{side}"),
-            self.lpips is not None and self.active(f"cycle_lpips_{side}"),
-        )
+        of_pixels = self.active(f"cycle_{side}")
+        of_looks = self.lpips is not None and self.active(f"cycle_lpips_{side}")
         if of_pixels or of_looks:
             back = self.generator(OTHER[side])(translated)  # a -> B -> A
             if of_pixels:
