@@ -25,8 +25,7 @@ from rounds import in_turns, time_steps
 PLAIN = "plain"
 OURS: dict[str, list[str]] = {
     "ours, auto": [],
-    "ours, bf16": ["training.precision=bf16"],
-    "ours, bf16, checkpointing": ["training.precision=bf16", "method.generator.checkpointing=true"],
+    "ours, auto, checkpointing": ["method.generator.checkpointing=true"],
     "ours, fp32": ["training.precision=fp32"],
 }
 

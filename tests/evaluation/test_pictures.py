@@ -223,6 +223,31 @@ def test_a_network_s_failure_is_the_picture_s(tmp_path: Path) -> None:
     assert isinstance(second, ImageError) and isinstance(fourth, ImageError)
 
 
+class Counting(nn.Module):
+    multiple, smallest, scale = 1, 1, 1
+    calls: list[int] = []  # noqa: RUF012  # of the class: a translator runs a copy
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        return -x
+
+
+def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
+    """There and back again needs two passes a picture where what is there was seen before; no room, no keeping."""
+    for number in range(5):
+        write(tmp_path / f"{number}.png", smooth(number, (10, 10)))
+    files = FilePictures(tmp_path, ImageSpec())
+    for room, passes in ((10**6, 5 + 5), (3 * 300, 5 + 2 + 5), (0, 5 + 5 + 5)):
+        Counting.calls.clear()
+        translator = Translator(Counting(), ImageSpec(), ImageSpec(), device="cpu", precision="fp32")
+        there = TranslatedPictures(translator, files, keep=room)
+        pixels_of(there)
+        again = pixels_of(TranslatedPictures(translator, there))
+        assert sum(Counting.calls) == passes, room
+        for pixels, original in zip(again, pixels_of(files), strict=True):
+            np.testing.assert_array_equal(pixels, original)
+
+
 @pytest.fixture(scope="module")
 def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"kind": "folder", "root": "none", "classes": ["cat", "dog", "eel"], "augment": {"crop": 8}}

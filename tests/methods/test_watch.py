@@ -83,7 +83,7 @@ def rows_of(watch: StallWatch, rows: Iterator[dict[str, float]], every: int = 50
         for _ in range(every):
             watch.advance()
         step += every
-        said += [(step, line) for line in watch.after(row)]
+        said += [(step, line) for line in watch(row)]
     return said
 
 
@@ -146,6 +146,12 @@ def test_thresholds() -> None:
         assert bool(rows_of(StallWatch(YARDSTICKS), constant(40, cycle=share, flat=1.0))) == told
 
 
+@pytest.mark.parametrize(("first", "cycle", "told"), [(0.8, 0.4, True), (0.2, 0.3, False)])
+def test_one_odd_row_of_the_yardstick_is_forgotten(first: float, cycle: float, told: bool) -> None:
+    rows = [{CYCLE: cycle, FLAT: first}] + [{CYCLE: cycle, FLAT: 0.4}] * 60
+    assert bool(rows_of(StallWatch(YARDSTICKS), iter(rows))) == told
+
+
 def test_flat_images_are_no_yardstick() -> None:
     assert rows_of(StallWatch(YARDSTICKS), constant(40, cycle=0.01, flat=0.0)) == []
 
@@ -194,7 +200,7 @@ def test_it_goes_on_where_its_state_was_saved(tmp_path: Any) -> None:
         second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         for _ in range(30):
             second.advance()
-        said += [(50 * (cut + 1), line) for line in second.after(rows[cut])]
+        said += [(50 * (cut + 1), line) for line in second(rows[cut])]
         said += [(step + 50 * (cut + 1), line) for step, line in rows_of(second, iter(rows[cut + 1 :]))]
         assert said == wanted
         assert second.get_extra_state() == whole.get_extra_state()

@@ -13,8 +13,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from translate.errors import UserError
 from translate.networks.layers import (
+    Blur,
     InitialisationSettings,
+    InstanceNorm,
     NormName,
+    UpsamplingName,
     add_spectral_norm,
     needs_bias,
     norm_layer,
@@ -27,7 +30,7 @@ from translate.networks.layers import (
     ("name", "kind", "bias"),
     [
         ("batch", nn.BatchNorm2d, False),
-        ("instance", nn.InstanceNorm2d, True),
+        ("instance", InstanceNorm, True),
         ("group", nn.GroupNorm, False),
         ("layer", nn.GroupNorm, False),
         ("none", nn.Identity, True),
@@ -48,6 +51,28 @@ def test_instance_norm_is_the_same_in_training_and_evaluation() -> None:
     assert not norm.state_dict()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("x_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("gradient_format", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_and_its_gradient_are_the_formula_s(
+    count: int, x_format: torch.memory_format, gradient_format: torch.memory_format
+) -> None:
+    # torch 2.15's own is wrong by as much as the gradient itself for one image and a gradient in channels_last.
+    torch.manual_seed(0)
+    x = torch.randn(count, 6, 5, 4).contiguous(memory_format=x_format).requires_grad_()
+    gradient = torch.randn(count, 6, 5, 4).contiguous(memory_format=gradient_format)
+    centred = x - x.mean(dim=(2, 3), keepdim=True)
+    wanted = centred / (centred.square().mean(dim=(2, 3), keepdim=True) + 1e-5).sqrt()
+    found = norm_layer("instance", 6)(x)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(torch.autograd.grad(found, x, gradient), torch.autograd.grad(wanted, x, gradient))
+
+
+def test_instance_norm_refuses_a_lone_pixel() -> None:
+    with pytest.raises(ValueError, match="more than one pixel"):
+        norm_layer("instance", 3)(torch.randn(2, 3, 1, 1))
+
+
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 24), (8, 8), (7, 7), (37, 1), (66, 22)])
 def test_group_norm_takes_the_largest_divisor(channels: int, groups: int) -> None:
     norm = norm_layer("group", channels)
@@ -62,18 +87,70 @@ def test_layer_norm_is_over_all_of_an_example() -> None:
 
 
 @pytest.mark.parametrize("kernel", [3, 4])
-@pytest.mark.parametrize("kind", ["transposed", "resize"])
-def test_upsampling_doubles(kind: Literal["transposed", "resize"], kernel: Literal[3, 4]) -> None:
+@pytest.mark.parametrize("kind", ["transposed", "resize", "anti-aliased"])
+def test_upsampling_doubles(kind: UpsamplingName, kernel: Literal[3, 4]) -> None:
     assert upsample(kind, 6, 4, kernel=kernel, bias=False)(torch.randn(1, 6, 3, 5)).shape == (1, 4, 6, 10)
 
 
-def test_resize_upsampling_leaves_no_checkerboard() -> None:
+@pytest.mark.parametrize("kind", ["resize", "anti-aliased"])
+def test_upsampling_by_interpolation_leaves_no_checkerboard(kind: UpsamplingName) -> None:
     torch.manual_seed(0)
     flat = torch.ones(1, 6, 6, 6)
     inner = (slice(None), slice(None), slice(3, -3), slice(3, -3))
     # A constant stays constant away from the border; a transposed convolution prints its kernel on it.
-    assert upsample("resize", 6, 1, kernel=4, bias=True)(flat)[inner].std() < 1e-6
+    assert upsample(kind, 6, 1, kernel=4, bias=True)(flat)[inner].std() < 1e-6
     assert upsample("transposed", 6, 1, kernel=4, bias=True)(flat)[inner].std() > 1e-3
+
+
+def test_anti_aliased_upsampling_is_the_authors_filter() -> None:
+    """Zeros between the pixels, then [1, 3, 3, 1] / 4 along both sides; away from the border, which is repeated."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 5, 6)
+    up = upsample("anti-aliased", 1, 1, kernel=3, bias=False)
+    assert isinstance(up, nn.Sequential)
+    stuffed = torch.zeros(1, 1, 14, 16)
+    stuffed[:, :, 2:-2:2, 2:-2:2] = x
+    stuffed[:, :, 0, 2:-2:2], stuffed[:, :, -2, 2:-2:2] = x[:, :, 0], x[:, :, -1]
+    stuffed[:, :, :, 0], stuffed[:, :, :, -2] = stuffed[:, :, :, 2], stuffed[:, :, :, -4]
+    line = torch.tensor([1.0, 3, 3, 1]) / 4
+    wanted = functional.conv2d(stuffed, (line[:, None] * line)[None, None])[:, :, :10, :12]
+    torch.testing.assert_close(up[0](x), wanted)
+    # A wave of 4 pixels' length becomes one of 8, and what stands beside it in the spectrum is its mirror image.
+    wave = torch.cos(torch.arange(32) * torch.pi / 2 + 0.3).repeat(32, 1)[None, None]
+
+    def image_energy(kind: UpsamplingName) -> float:
+        layer = upsample(kind, 1, 1, kernel=3, bias=False)
+        assert isinstance(layer, nn.Sequential)
+        spectrum = torch.fft.rfft(layer[0](wave)[0, 0, 20]).abs().square()
+        return float(spectrum[16:].sum() / spectrum[1:16].sum())
+
+    assert image_energy("anti-aliased") < 0.25 * image_energy("resize")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3), (3, 2)])
+def test_blur_is_a_convolution_of_reflected_images(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    line = torch.tensor([1.0, 2, 1]) / 4
+    kernel = (line[:, None] * line).repeat(3, 1, 1, 1)
+
+    def direct(x: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=3)
+
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    found, wanted = Blur()(x), direct(x)
+    torch.testing.assert_close(found, wanted)
+    gradient = torch.randn_like(found)
+    torch.testing.assert_close(torch.autograd.grad(found, x, gradient), torch.autograd.grad(wanted, x, gradient))
+    assert not list(Blur().state_dict())
+
+
+def test_blur_keeps_no_frequency_that_halving_would_fold() -> None:
+    # The finest checkerboard, which a stride of 2 turns into a constant, is gone; a constant stays.
+    checkerboard = torch.ones(1, 1, 8, 8)
+    checkerboard[..., ::2, 1::2] = checkerboard[..., 1::2, ::2] = -1
+    torch.testing.assert_close(Blur()(checkerboard), torch.zeros(1, 1, 4, 4))
+    assert checkerboard[..., ::2, ::2].eq(1).all()
+    torch.testing.assert_close(Blur()(torch.full((1, 1, 8, 8), 3.0)), torch.full((1, 1, 4, 4), 3.0))
 
 
 FAN = 64 * 9  # of both sides of the square convolution below

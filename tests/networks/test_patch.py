@@ -13,7 +13,7 @@ from translate.networks import (
     PixelSettings,
     count_parameters,
 )
-from translate.networks.layers import NormName
+from translate.networks.layers import DownsamplingName, NormName
 from translate.networks.patch import PatchDiscriminator, PixelDiscriminator
 from translate.networks.resnet import ResNetSettings
 
@@ -23,6 +23,7 @@ from translate.networks.resnet import ResNetSettings
     [
         (PatchSettings(), 6, 2_768_705),
         (PatchSettings(norm="instance"), 3, 2_764_737),
+        (PatchSettings(norm="instance", downsampling="anti-aliased"), 3, 2_764_737),
         (PixelSettings(), 6, 9_024),
     ],
 )
@@ -33,15 +34,25 @@ def test_parameters_are_those_of_the_reference(
         assert count_parameters(settings.build(channels)) == parameters
 
 
-def test_logits_of_a_256_pixel_image() -> None:
+@pytest.mark.parametrize("downsampling", ["strided", "anti-aliased"])
+def test_logits_of_a_256_pixel_image(downsampling: DownsamplingName) -> None:
     with torch.device("meta"):
-        assert PatchSettings().build(6)(torch.empty(1, 6, 256, 256)).shape == (1, 1, 30, 30)
+        net = PatchSettings(downsampling=downsampling).build(6)
+        assert net(torch.empty(1, 6, 256, 256)).shape == (1, 1, 30, 30)
 
 
-@pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
-def test_receptive_field_is_where_the_gradient_reaches(layers: int, side: int) -> None:
+SIDES: dict[DownsamplingName, list[int]] = {
+    "strided": [16, 34, 70, 142, 286],
+    "anti-aliased": [18, 40, 84, 172, 348],
+}
+
+
+@pytest.mark.parametrize("downsampling", SIDES)
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
+def test_receptive_field_is_where_the_gradient_reaches(layers: int, downsampling: DownsamplingName) -> None:
     torch.manual_seed(0)
-    net = PatchSettings(layers=layers, width=1, norm="none").build(1)
+    side = SIDES[downsampling][layers - 1]
+    net = PatchSettings(layers=layers, width=1, norm="none", downsampling=downsampling).build(1)
     assert net.receptive_field == side
     size = 2**layers * 2 + side + 2**layers  # room around the square of the logit in the middle
     x = torch.randn(1, 1, size, size, requires_grad=True)
@@ -67,10 +78,15 @@ def test_pixel_discriminator_sees_one_pixel() -> None:
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", "none"])
-@pytest.mark.parametrize("layers", [1, 3, 5])
-def test_smallest_image_trains(layers: int, norm: NormName, spectral_norm: bool) -> None:
+@pytest.mark.parametrize(
+    ("layers", "downsampling"), [(1, "strided"), (3, "strided"), (5, "strided"), (3, "anti-aliased")]
+)
+def test_smallest_image_trains(
+    layers: int, downsampling: DownsamplingName, norm: NormName, spectral_norm: bool
+) -> None:
     torch.manual_seed(0)
-    net = PatchSettings(layers=layers, width=2, norm=norm, spectral_norm=spectral_norm).build(3)
+    settings = PatchSettings(layers=layers, width=2, norm=norm, spectral_norm=spectral_norm, downsampling=downsampling)
+    net = settings.build(3)
     logits = net(torch.randn(1, 3, net.smallest, net.smallest))
     assert logits.shape == (1, 1, 1, 1)
     logits.sum().backward()
@@ -85,7 +101,9 @@ def test_smallest_image_trains_per_pixel(norm: NormName) -> None:
     assert net(torch.randn(1, 3, net.smallest, net.smallest)).shape == (1, 1, 2, 2)
 
 
-@pytest.mark.parametrize("settings", [PatchSettings(width=4), PixelSettings(width=4)])
+@pytest.mark.parametrize(
+    "settings", [PatchSettings(width=4), PatchSettings(width=4, downsampling="anti-aliased"), PixelSettings(width=4)]
+)
 def test_features_end_in_the_logits(settings: PatchSettings | PixelSettings) -> None:
     torch.manual_seed(0)
     net = settings.build(3).eval()

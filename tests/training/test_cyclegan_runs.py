@@ -226,22 +226,23 @@ def test_a_stopped_run_ends_in_the_same_bytes(whole: Run, tmp_path: Path) -> Non
 
 
 def test_a_killed_run_ends_in_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments, and while checkpoints are written."""
-    stage = {"length": "20 steps", "optimiser": ADAM}
+    """SIGKILL while a checkpoint is written, and at a random moment."""
+    stage = {"length": "12 steps", "optimiser": ADAM}
     change = {
         "training": {"stages": [stage]},
         "checkpoints": {"every": "1 steps"},
         "validation": {"every": "20 steps"},
         "logging": {"previews": "20 steps"},
+        "method": {"augmentations": []},  # each child would import kornia
     }
     config = tiny_unpaired(root, EVERYTHING, change)
     _, unharmed, _ = train(config, tmp_path / "whole")
     run = make_run(tmp_path / "killed", config)
-    command = [sys.executable, str(HERE / "kill_driver.py"), str(run.path), "3", "5"]
+    command = [sys.executable, str(HERE / "kill_driver.py"), str(run.path), "2", "5"]
     driver = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
     assert driver.returncode == 0, driver.stderr
     told = json.loads(driver.stdout)
-    assert told["random"] + told["writing"] == 3 and told["writing"] >= 2
+    assert (told["random"], told["writing"]) == (1, 1)
     assert_same_runs(unharmed, run)
 
 
@@ -307,30 +308,33 @@ def test_previews_are_strips_of_six(whole: Run) -> None:
 def test_both_directions_convert_from_one_weights_file(
     whole: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensors = load_weights(whole.path / "last.safetensors").tensors
+    """Each by its own network with the file's weights; the command takes the one that it is told."""
+    file = whole.path / "last.safetensors"
+    tensors = load_weights(file).tensors
     assert {name.partition(".")[0] for name in tensors} == {"AtoB", "BtoA"}
-    trainer = trainer_for(whole.load_config(), tmp_path / "trainer")
+    method = trainer_for(whole.load_config(), tmp_path / "trainer").method
     made = {}
-    for direction, side in (("AtoB", "A"), (None, "A"), ("BtoA", "B")):
-        out = tmp_path / str(direction)
-        chosen = ["--direction", direction] if direction else []
-        command = ["translate", "convert", str(whole.path / "last.safetensors"), str(root / "val" / side), str(out)]
-        monkeypatch.setattr(sys, "argv", [*command, *chosen, "--device", "cpu", "--precision", "fp32"])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert not stopped.value.code
-        made[direction] = cv2.imread(str(out / "00.png")).astype(int)
-        # By the network itself, with the file's weights.
-        network = trainer.method.translator(direction or "AtoB").eval()
-        own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{direction or 'AtoB'}.")}
-        network.load_state_dict(own)
-        pixels = cv2.imread(str(root / "val" / side / "00.png"))[..., ::-1].copy()
-        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    for direction, side in (("AtoB", "A"), ("BtoA", "B")):
+        network = method.translator(direction).eval()
+        network.load_state_dict(
+            {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{direction}.")}
+        )
+        picture = root / "val" / side / "00.png"
+        x = torch.from_numpy(cv2.imread(str(picture))[..., ::-1].copy()).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
-            wanted = ((network(x)[0] + 1) * 127.5).round().permute(1, 2, 0).numpy()[..., ::-1]
-        assert np.abs(made[direction] - wanted).max() <= 1  # half way between two grey levels rounding may differ
-    assert np.array_equal(made["AtoB"], made[None])  # the default
-    assert Translator.load(whole.path, direction="BtoA", device="cpu").source == whole.load_config().data.specs()["B"]
+            wanted = ((network(x)[0] + 1) * 127.5).round().permute(1, 2, 0).numpy()
+        made[direction] = Translator.load(file, direction=direction, device="cpu", precision="fp32")(picture)
+        # Half way between two grey levels rounding may differ.
+        assert np.abs(made[direction].astype(int) - wanted).max() <= 1
+    default = Translator.load(file, device="cpu", precision="fp32")
+    assert np.array_equal(default(root / "val" / "A" / "00.png"), made["AtoB"])
+
+    command = ["translate", "convert", str(file), str(root / "val" / "B"), str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [*command, "--direction", "BtoA", "--device", "cpu", "--precision", "fp32"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert np.array_equal(cv2.imread(str(tmp_path / "out" / "00.png"))[..., ::-1], made["BtoA"])
 
 
 def test_label_maps_and_pictures_train_both_ways(tmp_path: Path) -> None:
@@ -385,8 +389,9 @@ def test_a_run_that_does_not_learn_is_told_once(root: Path, tmp_path: Path, monk
 
 def curve(precision: str, root: Path, folder: Path) -> np.ndarray:
     """The sum of both cycles over 60 steps."""
-    stage = {"length": "60 steps", "optimiser": {**ADAM, "lr": 4e-3}}
+    stage = {"length": "60 steps", "optimiser": ADAM}
     change = {
+        "method": {"generator": {"width": 8}},
         "data": {"augment": {"resize": 16, "crop": 16}},
         "training": {"precision": precision, "batch_size": 2, "stages": [stage]},
     }
@@ -402,7 +407,11 @@ def curve(precision: str, root: Path, folder: Path) -> np.ndarray:
 
 
 def test_bf16_learns_as_float32_does(root: Path, tmp_path: Path) -> None:
-    """As in test_step: the first loss to sqrt(layers) * 2^-9, here two networks of 7; means of 20 steps to 5 %."""
+    """As in test_step: the first loss to sqrt(layers) * 2^-9, here two networks of 7; means of 20 steps to 5 %.
+
+    The game itself is not stable to more: weights changed by 1e-5 alone, in float32, move the last mean by 1.2 %, at
+    four times the rate by 5 %.
+    """
     if not cpu_multiplies_bf16():
         pytest.skip("this CPU has no bf16 units")
     single, half = (curve(p, root, tmp_path / p) for p in ("fp32", "bf16"))

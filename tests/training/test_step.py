@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ALL_ON, Listener, batches_of, make_run, same, tiny, train, trainer_for, write_pairs
+from tiny import ALL_ON, SMALL, Listener, batches_of, make_run, same, tiny, train, trainer_for, write_pairs
 from torch import Tensor, nn
 
+from translate import config as configs
 from translate.devices import cpu_multiplies_bf16
 from translate.errors import UserError
 from translate.run import load_weights
@@ -116,6 +117,40 @@ def test_dropout_is_drawn_anew_in_each_step_and_pass_but_alike_in_equal_runs(roo
     assert len(one) == 8 and all(map(torch.equal, one, two))
     assert torch.equal(one[0], one[2]) and torch.equal(one[1], one[3])
     assert not torch.equal(one[0], one[1]) and not torch.equal(one[0], one[4])
+
+
+GAN = {
+    **SMALL,
+    "method": {
+        "kind": "gan",
+        "latent": {"width": 2},
+        "generator": {"kind": "mlp", "hidden": [8]},
+        "discriminator": {"kind": "mlp", "hidden": [8]},
+    },
+    "data": {"kind": "toy", "samples": 16},
+}
+
+
+@pytest.mark.parametrize("method", ["pix2pix", "gan"])
+def test_with_accumulation_both_players_see_the_same_fakes(method: str, root: Path, tmp_path: Path) -> None:
+    """The discriminator's turn comes first, without a graph; the generator makes its fakes anew: of the same noise."""
+    training = {"batch_size": 2, "accumulation": 2, "stages": [STAGE]}
+    raw = {**GAN, "training": {**SMALL["training"], **training}}
+    config = tiny(root, ALL_ON, {"training": training}) if method == "pix2pix" else configs.validate(raw, "gan")
+    trainer = trainer_for(config, tmp_path)
+    plain = trainer.method.losses
+    seen: dict[str, list[Tensor]] = {"discriminator": [], "generator": []}
+
+    def watched(turn: Any, batch: Any, shared: Any) -> dict[str, Tensor]:
+        assert shared["fake"].requires_grad == (turn.player == "generator")
+        seen[turn.player].append(shared["fake"].detach().clone())
+        return plain(turn, batch, shared)
+
+    trainer.method.losses = watched
+    for batches in batches_of(trainer, 2):
+        trainer.step(batches)
+    assert len(seen["generator"]) == 4 and all(map(torch.equal, seen["discriminator"], seen["generator"]))
+    assert not torch.equal(seen["generator"][0], seen["generator"][1])
 
 
 # ---- turns and terms ---------------------------------------------------------------------------------------------

@@ -251,7 +251,9 @@ def _work(subject: Subject, options: Options) -> int:
     total = 0
     for match in subject.matches:
         references = len(match.target_indices if match.target_indices is not None else match.target.names)
-        total += run_count(match) + (min(references, run_count(match)) if match.pairs else references) * sets
+        total += run_count(match) + (min(references, run_count(match)) if match.pairs else references) * (
+            sets and match.sets
+        )
     return total // options.processes.world
 
 

@@ -68,6 +68,8 @@ class Match:
     target_indices: Sequence[int] | None = None
     labels: Pictures | None = None
     """Label maps that a segmenter should find in the outputs, in the order of the targets."""
+    sets: bool = True
+    """Whether outputs and targets are compared as sets too. Not so a cycle: it came from what it is held against."""
 
 
 class _Seen(NamedTuple):
@@ -160,6 +162,8 @@ def _refuse_what_nothing_serves(names: Sequence[str], matches: Sequence[Match], 
                 f"{name} compares each output with its target, but no output here has one; "
                 f"measures of sets are {', '.join(SET_NAMES)}"
             )
+        if name in SET_NAMES and not any(match.sets for match in matches):
+            raise UserError(f"{name} compares outputs with a set of targets, but there are none here")
         if name in SET_NAMES and not any(map(_of_images, matches)):
             raise UserError(f"{name} compares pictures, but these outputs are label maps without colours (a palette)")
         if name in LABEL_NAMES and not labelled:
@@ -188,7 +192,7 @@ class _MatchRun:
     ) -> None:
         self.match, self.options, self.advance = match, options, advance
         self.pair_meter = pair_meter if match.pairs is not None and pair_meter and pair_meter.names else None
-        self.set_meter = set_meter if _of_images(match) else None
+        self.set_meter = set_meter if match.sets and _of_images(match) else None
         self.measured = 0
         """Outputs, or pairs, that could be measured."""
         self.failed: list[str] = []

@@ -142,15 +142,26 @@ class SidePictures(Pictures):
 
 
 class TranslatedPictures(Pictures):
-    """What a model makes of pictures, as `translate convert` would write it."""
+    """What a model makes of pictures, as `translate convert` would write it.
 
-    def __init__(self, translator: Translator, source: Pictures) -> None:
+    Args:
+        keep: bytes of pictures that are kept when they are made: for those that are asked for more than once.
+    """
+
+    def __init__(self, translator: Translator, source: Pictures, *, keep: int = 0) -> None:
         self.translator, self.source = translator, source
+        self._kept: dict[int, Pixels] = {}
+        self._room = keep
         self.title, self.names, self.spec = translator.facts.get("model", "model"), source.names, translator.target
 
     def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
-        inputs = self.source.stream(indices, lambda pixels: pixels)
-        for index, pixels in zip(indices, inputs, strict=True):
+        missing = [index for index in indices if index not in self._kept]
+        inputs = self.source.stream(missing, lambda pixels: pixels)
+        for index in indices:
+            if index in self._kept:
+                yield then(self._kept[index])
+                continue
+            pixels = next(inputs)
             if isinstance(pixels, ImageError):
                 yield pixels
                 continue
@@ -161,7 +172,11 @@ class TranslatedPictures(Pictures):
                 told = (str(error).splitlines() or [type(error).__name__])[0]
                 yield ImageError(self.title, f"the network failed on {width}x{height} pixels ({told})")
                 continue
-            yield then(_as_data(made, self.spec))
+            data = _as_data(made, self.spec)
+            if data.nbytes <= self._room:
+                self._room -= data.nbytes
+                self._kept[index] = data
+            yield then(data)
 
 
 class SampledPictures(Pictures):

@@ -61,6 +61,8 @@ SAMPLES = 10_000
 """Samples of a generative model, and references of a Parzen estimate, where nobody says how many."""
 SHOWN = 8
 """Best, and worst, images whose pictures are kept."""
+KEPT_BYTES = 1 << 29
+"""Of what a direction of a two-way run made, for the way back: 2,700 pictures of 256x256."""
 _PARZEN_HELD_OUT = 1_000
 """References that choose the bandwidth, at most; the others are scored."""
 
@@ -228,11 +230,20 @@ def translating(
     place = f"{name} split of {_root(data)}"
     sides = {side: SidePictures(dataset.of_side(side), side, place) for side in dataset.specs}
     loaded: dict[str, Translator] = {}
+    made: dict[str, TranslatedPictures] = {}
+    two_way = len(directions) == 2 and not _of_sets(measures)
 
-    def translated(source: Pictures, which: str) -> TranslatedPictures:
+    def translator(which: str) -> Translator:
         if which not in loaded:
             loaded[which] = Translator.load(weights.path, direction=which, device=device, precision=precision)
-        return TranslatedPictures(loaded[which], source)
+        return loaded[which]
+
+    def there(which: str) -> TranslatedPictures:
+        """What a direction makes of its side; kept where the way back begins there."""
+        if which not in made:
+            source = sides[which.partition("to")[0]]
+            made[which] = TranslatedPictures(translator(which), source, keep=KEPT_BYTES if two_way else 0)
+        return made[which]
 
     matches: list[Match] = []
     aims: list[str] = []
@@ -245,7 +256,7 @@ def translating(
             continue
         source = sides[first]
         truth = FilePictures(target, data.specs()[second], data.augment) if target else sides[second]
-        outputs = translated(source, which)
+        outputs = there(which)
         chosen, pairs = _spread(len(source.names), images), None
         if target is not None and not _of_sets(measures):
             pairs = _by_name(outputs, truth, required=measures is not None, matched=matched)
@@ -259,15 +270,18 @@ def translating(
         others = None if target is not None else _spread(len(truth.names), images)
         matches.append(Match(outputs, truth, pairs, which if len(directions) > 1 else "", chosen, others, labels))
         aims.append(second)
-    if len(directions) == 2:
+    if two_way:
         for which, back in (directions, directions[::-1]):
             if (start := which.partition("to")[0]) in sides:
                 source = sides[start]
-                again = translated(translated(source, which), back)
+                again = TranslatedPictures(translator(back), there(which))
                 pairs = [(i, i) for i in _spread(len(source.names), images)]
-                matches.append(Match(again, source, pairs, f"cycle {start}"))
+                matches.append(Match(again, source, pairs, f"cycle {start}", sets=False))
     if not matches:
-        raise UserError(f"{notes[0]}; choose another --split, or name a folder of targets")
+        folder = (
+            ", or name a folder of targets" if any(which.partition("to")[0] in sides for which in directions) else ""
+        )
+        raise UserError(f"{notes[0]}; choose another --split{folder}")
     if target is not None:
         return Subject(matches, _title(weights), readable(target), None, tuple(aims), notes)
     return Subject(matches, _title(weights), place, name, tuple(aims), notes)

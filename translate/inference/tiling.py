@@ -12,15 +12,16 @@ there when it was normalised with s_1 ... s_(i-1) before,
 
 A small sample of the image gives g_i(s_1, ..., s_(i-1)) in their place, which one pass of the network makes of it.
 Going over all tiles with statistics s in force measures f_i(s) for all i at once. But to put these in force together
-is no good: each was right for the old ones before it, and the changes add up from norm to norm (a chain of 24 norms
-went from 4 grey levels of difference to 19). What is nearly the same for the old statistics and the new ones is how far
-the sample is wrong, so this is what a pass over the tiles measures, and the sample is run again with it put right:
+is no good: each was right for the old ones before it, and the changes add up from norm to norm (with the 23 norms of
+ResNet-9, 4 grey levels of difference became 19). What is nearly the same for the old statistics and the new ones is how
+far the sample is wrong, so this is what a pass over the tiles measures, and the sample is run again, put right:
 
     s_i <- g_i(s_1, ..., s_(i-1)) + (f_i(old s) - g_i(old s)).
 
 (Defect correction, as multigrid methods do it: Stetter 1978, Numerische Mathematik 29. The difference is taken of means
 in units of the deviation, of variances as a ratio.) After n passes the first n norms are exact, for norm i depends on
-those before it alone; and each pass leaves about a tenth of the error of all (docs/large-images.md).
+those before it alone; and all of them draw near at once, a pass leaving a half to a tenth of the error
+(docs/large-images.md).
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ SIDE = 1024
 """Pixels of a tile's core where nobody chose: with ResNet-9's halo, 1.4 pixels are run for each that is kept."""
 SMALLEST_SIDE = 64
 """Where memory is short, tiles are halved down to this: below it they are halo for the most part."""
-AUTO_PIXELS = 1 << 23
-"""Larger images run in tiles where nobody chose."""
+AUTO_PIXELS = 1 << 22
+"""Larger images run in tiles where nobody chose. ResNet-9 takes 0.86 GiB a megapixel in float32 (docs/large-images.md):
+4.2 megapixels are 4.2 GiB with all else, which a machine of 8 GiB has."""
+GPU_AUTO_PIXELS = 1 << 24
+"""On a GPU: half of that a megapixel in bf16. Where it is too much, the GPU says so, and tiles are run then."""
 FARTHEST = 4096
 """Pixels: a network that looks farther is taken to see the whole image, and does not run in tiles."""
 

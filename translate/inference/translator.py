@@ -20,6 +20,7 @@ from translate.errors import ImageError, UserError
 from translate.inference.precision import FORMAT_NAMES, Protocol, frozen, memory_format, reduced
 from translate.inference.tiling import (
     AUTO_PIXELS,
+    GPU_AUTO_PIXELS,
     PASSES,
     SIDE,
     SMALLEST_SIDE,
@@ -49,9 +50,9 @@ class Translator:
         precision: `auto` is bf16 where the hardware computes in it, fp16 on older CUDA, else fp32; images of
             16 bits run in fp32 then, for bf16 has just 8 significant bits.
         tile: the side in pixels of the tiles that larger images run in, which share the whole image's statistics
-            (translate.inference.tiling): no seams. `auto`: 1024 for images above 8 megapixels, and on a GPU for those
-            that it has no memory for; `off`: never, as for `protocol="paper"`. Where memory is short even so, tiles
-            are halved.
+            (translate.inference.tiling): no seams. `auto`: 1024 for images above 4.2 megapixels (on a GPU 16.8, and
+            for those that it has no memory for); `off`: never, as for `protocol="paper"`. On a GPU whose memory is
+            short even so, tiles are halved.
         tile_passes: how often the tiles are gone over for these statistics, where the network has norms that need them.
         direction, facts: what the report says about the model.
 
@@ -265,8 +266,11 @@ class Translator:
         """Whether an image of this size runs in tiles from the start."""
         if self.tile == "off":
             return False
-        large = height * width > AUTO_PIXELS if self.tile == "auto" else max(height, width) > self.tile
+        large = height * width > self._auto_pixels() if self.tile == "auto" else max(height, width) > self.tile
         return large and self._can_tile()
+
+    def _auto_pixels(self) -> int:
+        return AUTO_PIXELS if self.device.type == "cpu" else GPU_AUTO_PIXELS
 
     def _can_tile(self) -> bool:
         """Whether the network looks no farther than a halo can be; found when it is first asked.
@@ -361,8 +365,8 @@ class Translator:
     def _tiles_in_words(self) -> str:
         if self.tile == "off":
             return "none"
-        above = f"{AUTO_PIXELS / 1e6:.1f} megapixels" if self.tile == "auto" else f"{self.tile} pixels a side"
-        return f"of {self._side} pixels for images above {above}, {self.tile_passes} passes for the statistics"
+        above = f"{self._auto_pixels() / 1e6:.1f} megapixels" if self.tile == "auto" else f"{self.tile} pixels a side"
+        return f"of {self._side} pixels for images above {above}, {self.tile_passes} passes for statistics"
 
 
 def _pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:

@@ -67,7 +67,8 @@ class Projections(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             points: Tensor = self.layers[layer](features.float())
             # As the authors: what is added keeps the gradient of a point near 0 in bounds.
-            return points / (torch.linalg.vector_norm(points, dim=-1, keepdim=True) + 1e-7)
+            lengths: Tensor = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+            return points / (lengths + 1e-7)
 
     def forward(self, queries: Mapping[str, Tensor], keys: Mapping[str, Tensor]) -> Tensor:
         """The mean loss of the layers, unweighted (equation 4 sums them; the authors' code takes the mean).

@@ -213,7 +213,8 @@ class CycleGAN(Method):
         return terms
 
     def warnings(self, values: Mapping[str, float]) -> list[str]:
-        return self.watch.after(values)
+        found: list[str] = self.watch(values)
+        return found
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
         for side in "AB":

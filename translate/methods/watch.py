@@ -61,7 +61,7 @@ class StallWatch(nn.Module):
         """Told of each step."""
         self.steps += 1
 
-    def after(self, values: Mapping[str, float]) -> list[str]:
+    def forward(self, values: Mapping[str, float]) -> list[str]:
         """What to say after one more log row, each warning once.
 
         Args:
