@@ -87,14 +87,11 @@ def demo(
         console.say(f"stopped; continue with: translate train --resume {run.path}")
         raise typer.Exit(130)
 
-    with console.progress("converting the test folder", total=test * len(conversions), quiet=quiet) as advance:
-        done = 0
-        for conversion in conversions:
-            translator = Translator.load(run.path, direction=conversion.direction)
-            options = ConvertOptions(report=True, target=conversion.truth, overwrite=True)
-            results = run.path / conversion.results
-            convert(translator, conversion.inputs, results, options, lambda n, before=done: advance(before + n))
-            done += test
+    for conversion in conversions:
+        translator = Translator.load(run.path, direction=conversion.direction)
+        options = ConvertOptions(report=True, target=conversion.truth, overwrite=True)
+        with console.progress(f"converting {conversion.inputs}", total=test, quiet=quiet) as advance:
+            convert(translator, conversion.inputs, run.path / conversion.results, options, on_progress=advance)
     for conversion in conversions:
         print(f"results:     {run.path / conversion.results / 'index.html'}")
     print(f"TensorBoard: tensorboard --logdir {out / 'runs'}")

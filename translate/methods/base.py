@@ -122,7 +122,7 @@ class Method(nn.Module, ABC):
         for name, logits in ((f"D{of}(real)", real), (f"D{of}(fake)", fake)):
             self.report(name, logits.float().sigmoid() if objective.probability else logits)
         for name, value in objective.update(real.detach(), fake.detach()).items():
-            self.report(name, value)
+            self.report(f"{name}{of}", value)
         return loss
 
     def take_reports(self) -> dict[str, Tensor]:

@@ -184,8 +184,10 @@ class Trainer:
         self.streak = torch.zeros((), device=self.device)
         self.longest_streak = torch.zeros((), device=self.device)
         self.rows_size = 0
-        # Running statistics of the players, and what a method keeps itself (BEGAN's k).
-        self._state_buffers = list(self.method.buffers())
+        # Running statistics of the players, and what a method keeps itself (BEGAN's k). What no checkpoint holds, such as
+        # the weights of LPIPS, never changes.
+        kept = {id(value) for value in self.method.state_dict(keep_vars=True).values()}
+        self._state_buffers = [buffer for buffer in self.method.buffers() if id(buffer) in kept]
         self._kept_buffers = [b.clone() for b in self._state_buffers]
         self._stop_signal: int | None = None
         self._shown_problems: set[str] = set()
@@ -275,13 +277,12 @@ class Trainer:
             values_alone: list[Mapping[str, Tensor]] = []
             with self._only(turn.player):
                 for number, batch in enumerate(batches):
-                    if anew:
+                    shared = None if anew else kept[number]
+                    if shared is None:
                         self._seed(number)
                         with self._autocast():
                             shared = self.method.shared(batch, {turn.player})
                         values_alone.append({name: tensor.detach() for name, tensor in shared.items()})
-                    else:
-                        shared = kept[number]
                     loss = self._loss(turn, batch, shared, values, share=1 / len(batches))
                     if loss is not None:
                         optimiser.backward(loss)
