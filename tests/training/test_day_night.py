@@ -72,6 +72,13 @@ class Translated:
         """Share of the way from one side's mean brightness to the other's: 0 for an identity, 1 for arrival."""
         return float((self.outputs.mean() - self.inputs.mean()) / (self.truth.mean() - self.inputs.mean()))
 
+    @property
+    def light_kept(self) -> float:
+        """Correlation of brightness before and after, pixel by pixel, the mean of all houses. Of the truth it is 0.1: the
+        sky and the walls turn dark, and the windows, dark by day, shine."""
+        pairs = zip(self.inputs.mean(axis=3), self.outputs.mean(axis=3), strict=True)
+        return float(np.mean([np.corrcoef(before.ravel(), after.ravel())[0, 1] for before, after in pairs]))
+
 
 def stacked(pictures: list[Any]) -> Pictures:
     return np.stack(pictures).astype(np.float32)
@@ -95,30 +102,38 @@ def trained(root: Path, folder: Path, stage: dict[str, Any] = STAGE, **method: A
 
 
 def arrived(translated: Translated) -> bool:
-    """BANDS"""
-    return 0.8 <= translated.covered <= 1.2
+    """Whether a run translated: the brightness is the other side's, and it lies where the other side has it.
+
+    Seeds 0 to 3 cover 0.93 to 0.97 of the way, both directions, and keep 0.09 to 0.21 of the light; 300 or 600 steps
+    instead of 400 give 0.87 to 0.97 and 0.16 to 0.24. Brightness alone is no proof: instance norm forgets the input's,
+    so the identity term alone teaches each generator its own side's (it covers 0.96 to 1.00), but leaves what was
+    lighter lighter (it keeps 0.63 and more).
+    """
+    return 0.8 <= translated.covered <= 1.2 and translated.light_kept < 0.4
 
 
 @pytest.mark.slow
 def test_days_become_nights_and_nights_days(root: Path, tmp_path: Path) -> None:
     for direction, translated in trained(root, tmp_path).items():
-        assert arrived(translated), (direction, translated.covered)
-        # The way back leads to the house that it came from, of all test houses. By chance it is 1 of 16.
+        assert arrived(translated), (direction, translated.covered, translated.light_kept)
+        # The way back leads to the house that it came from, of all test houses: 13 to 16 of 16 in the runs above, by
+        # chance 1.
         ways_back = distances(translated.returned, translated.inputs)
         found = float((ways_back.argmin(axis=1) == np.arange(TESTED_ON)).mean())
         assert found >= 0.6, (direction, found)
-        # Each picture is nearer to the same house at the other time, which no training saw, than to other houses:
-        # were it the same night for all of them, both distances would be equal.
+        # Each picture is nearer to the same house at the other time, which no training saw, than to other houses: by
+        # 7 to 20 % in the runs above. Were it one night for all of them, both distances would be equal.
         to_truth = distances(translated.outputs, translated.truth)
         own, all_houses = to_truth.diagonal().mean(), to_truth.mean()
         assert own < 0.97 * all_houses, (direction, own, all_houses)
 
 
 @pytest.mark.slow
-def test_brightness_does_not_move_without_the_game(root: Path, tmp_path: Path) -> None:
-    """The band above is none that any network reaches: cycle and identity alone are best served by leaving all as it
-    is, and a network of the first step paints a middle grey, nearer to one side than to the other."""
-    for direction, translated in trained(root, tmp_path / "no game", adversarial_weight=0.0).items():
-        assert abs(translated.covered) < 0.3, (direction, translated.covered)
-    untrained = trained(root, tmp_path / "untrained", {**STAGE, "length": "1 steps", "schedule": {"kind": "constant"}})
-    assert not any(arrived(translated) for translated in untrained.values())
+@pytest.mark.parametrize("lacking", ["the game", "training"])
+def test_nothing_else_looks_like_that(lacking: str, root: Path, tmp_path: Path) -> None:
+    """The measure above can fail: without the game, and for a network of the first step, which paints a middle grey."""
+    if lacking == "the game":
+        found = trained(root, tmp_path, adversarial_weight=0.0)
+    else:
+        found = trained(root, tmp_path, {**STAGE, "length": "1 steps", "schedule": {"kind": "constant"}})
+    assert not any(arrived(translated) for translated in found.values())
