@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rounds import in_turns, time_steps
+from rounds import in_turns, pair_batches, time_steps
 
 PLAIN = "plain"
 OURS: dict[str, list[str]] = {
@@ -28,19 +28,6 @@ OURS: dict[str, list[str]] = {
     "ours, auto, checkpointing": ["method.generator.checkpointing=true"],
     "ours, fp32": ["training.precision=fp32"],
 }
-
-
-def make_batches(size: int, count: int) -> list[dict[str, Any]]:
-    """Batches as a loader gives them: uint8 NHWC."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, size, size, 3)
-    return [
-        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"}
-        | {"name": [str(number)]}
-        for number in range(count)
-    ]
 
 
 def make_trainer(size: int, folder: Path, device: str, changes: list[str]) -> Any:
@@ -110,7 +97,7 @@ def plain(size: int, steps: int, device: str, changes: list[str]) -> float:
         for loss in losses:
             loss.item()
 
-    return time_steps(step, make_batches(size, steps), device)
+    return time_steps(step, pair_batches(size, steps), device)
 
 
 def ours(size: int, steps: int, device: str, changes: list[str]) -> float:
@@ -120,7 +107,7 @@ def ours(size: int, steps: int, device: str, changes: list[str]) -> float:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(size, Path(folder), device, changes)
-    return time_steps(lambda batch: trainer.step([trainer._to_device(batch)]), make_batches(size, steps), device)
+    return time_steps(lambda batch: trainer.step([trainer._to_device(batch)]), pair_batches(size, steps), device)
 
 
 def measure(row: str, options: argparse.Namespace) -> dict[str, float]:

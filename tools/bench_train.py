@@ -19,22 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rounds import in_turns, time_steps
+from rounds import in_turns, pair_batches, time_steps
 
 SIZE = 256
-
-
-def make_batches(count: int) -> list[dict[str, Any]]:
-    """Batches as a loader gives them: uint8 NHWC."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (1, SIZE, SIZE, 3)
-    return [
-        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"}
-        | {"name": [str(i)]}
-        for i in range(count)
-    ]
 
 
 def plain(steps: int, device: str) -> dict[str, float]:
@@ -65,7 +52,7 @@ def plain(steps: int, device: str) -> dict[str, float]:
         (bce(discriminator(torch.cat([x, fake], 1)), True) + 100 * F.l1_loss(fake, y)).backward()
         adam_g.step()
 
-    return {"seconds": time_steps(step, make_batches(steps), device, by_the_clock=True), **memory(device)}
+    return {"seconds": time_steps(step, pair_batches(SIZE, steps), device, by_the_clock=True), **memory(device)}
 
 
 def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
@@ -92,7 +79,7 @@ def ours(steps: int, device: str, settings: list[str]) -> dict[str, float]:
         def step(batch: dict[str, Any]) -> None:
             trainer.step([trainer._to_device(batch)])
 
-        batches = make_batches(steps)
+        batches = pair_batches(SIZE, steps)
         seconds = time_steps(step, batches, device, by_the_clock=True, begin=inside.clear)
         overhead = 1 - inside.seconds / steps / seconds
         check = inside.checking / steps / seconds

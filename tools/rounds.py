@@ -58,3 +58,16 @@ def time_steps(
     for batch in batches:
         step(batch)
     return (now() - begun) / len(batches)
+
+
+def pair_batches(size: int, count: int) -> list[dict[str, Any]]:
+    """Batches of one image of each side, A and B, as a loader gives them: uint8 NHWC, random."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, size, size, 3)
+    return [
+        {side: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for side in "AB"}
+        | {"name": [str(number)]}
+        for number in range(count)
+    ]

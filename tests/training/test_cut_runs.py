@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 import torch
 from test_resume import stop_after
-from tiny import Listener, assert_same_runs, batches_of, make_run, tiny_unpaired, train, trainer_for, write_sides
+from tiny import (
+    Listener,
+    assert_same_runs,
+    batches_of,
+    make_run,
+    shipped_in_small,
+    tiny_unpaired,
+    train,
+    trainer_for,
+    write_sides,
+)
 
-from translate import config as configs
 from translate.inference.translator import Translator
 from translate.run import Run, load_weights
 from translate.training.trainer import Trainer
@@ -111,18 +120,7 @@ def test_two_passes_of_one_image_are_one_pass_of_two(root: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["cut", "fastcut"])
 def test_the_shipped_recipes_train_in_small(name: str, root: Path, tmp_path: Path) -> None:
-    changes = {
-        "method": {"generator": {"width": 4, "blocks": 5}, "discriminator": {"width": 4}, "nce": {"width": 8}},
-        "data": {
-            "root": str(root),
-            "A": {"path": "train/A"},
-            "B": {"path": "train/B"},
-            "validation": None,
-            "workers": 0,
-        },
-        "training": {"device": "cpu", "precision": "fp32"},
-    }
-    raw = configs.merge(configs.load(name).model_dump(mode="json"), changes)
-    raw["data"]["augment"] |= {"resize": 36, "crop": 32}
-    raw["training"]["stages"][0] |= {"length": "2 steps", "schedule": {"kind": "linear", "hold": "1 steps"}}
-    assert train(configs.validate(raw, name), tmp_path)[0].reason == "finished"
+    config = shipped_in_small(
+        name, root, {"generator": {"width": 4, "blocks": 5}, "discriminator": {"width": 4}, "nce": {"width": 8}}
+    )
+    assert train(config, tmp_path)[0].reason == "finished"

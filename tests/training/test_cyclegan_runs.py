@@ -16,10 +16,19 @@ import numpy as np
 import pytest
 import torch
 from test_resume import stop_after
-from tiny import Listener, assert_same_runs, batches_of, make_run, tiny_unpaired, train, trainer_for, write_sides
+from tiny import (
+    Listener,
+    assert_same_runs,
+    batches_of,
+    make_run,
+    shipped_in_small,
+    tiny_unpaired,
+    train,
+    trainer_for,
+    write_sides,
+)
 from torch import Tensor, nn
 
-from translate import config as configs
 from translate.cli import main
 from translate.devices import cpu_multiplies_bf16
 from translate.inference.translator import Translator
@@ -442,18 +451,5 @@ def test_losses_are_float32_under_autocast(root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cyclegan", "cyclegan-monet"])
 def test_the_shipped_recipes_train_in_small(name: str, root: Path, tmp_path: Path) -> None:
-    changes = {
-        "method": {"generator": {"width": 4, "blocks": 1}, "discriminator": {"width": 4}},
-        "data": {
-            "root": str(root),
-            "A": {"path": "train/A"},
-            "B": {"path": "train/B"},
-            "validation": None,
-            "workers": 0,
-        },
-        "training": {"device": "cpu", "precision": "fp32"},
-    }
-    raw = configs.merge(configs.load(name).model_dump(mode="json"), changes)
-    raw["data"]["augment"] |= {"resize": 36, "crop": 32}
-    raw["training"]["stages"][0] |= {"length": "2 steps", "schedule": {"kind": "linear", "hold": "1 steps"}}
-    assert train(configs.validate(raw, name), tmp_path)[0].reason == "finished"
+    config = shipped_in_small(name, root, {"generator": {"width": 4, "blocks": 1}, "discriminator": {"width": 4}})
+    assert train(config, tmp_path)[0].reason == "finished"

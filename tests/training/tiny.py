@@ -199,3 +199,17 @@ def assert_same_runs(one: Run, two: Run, *, names: tuple[str, ...] = ("best", "l
     for name in names:
         files = [(run.path / f"{name}.safetensors").read_bytes() for run in (one, two)]
         assert files[0] == files[1], name
+
+
+def shipped_in_small(name: str, root: Path, method: dict[str, Any]) -> Config:
+    """A shipped config for unpaired data as it is, but for its size: on the sides that `write_sides` wrote, two steps."""
+    sides = {side: {"path": f"train/{side}"} for side in "AB"}
+    changes = {
+        "method": method,
+        "data": {"root": str(root), **sides, "validation": None, "workers": 0},
+        "training": {"device": "cpu", "precision": "fp32"},
+    }
+    raw = configs.merge(configs.load(name).model_dump(mode="json"), changes)
+    raw["data"]["augment"] |= {"resize": 36, "crop": 32}
+    raw["training"]["stages"][0] |= {"length": "2 steps", "schedule": {"kind": "linear", "hold": "1 steps"}}
+    return configs.validate(raw, name)
