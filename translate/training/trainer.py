@@ -184,8 +184,8 @@ class Trainer:
         self.streak = torch.zeros((), device=self.device)
         self.longest_streak = torch.zeros((), device=self.device)
         self.rows_size = 0
-        # Running statistics of the players, and what a method keeps itself (BEGAN's k). What no checkpoint holds, such as
-        # the weights of LPIPS, never changes.
+        # Running statistics of the players, and what a method keeps itself (BEGAN's k). What no checkpoint holds, such
+        # as the weights of LPIPS, never changes.
         kept = {id(value) for value in self.method.state_dict(keep_vars=True).values()}
         self._state_buffers = [buffer for buffer in self.method.buffers() if id(buffer) in kept]
         self._kept_buffers = [b.clone() for b in self._state_buffers]
