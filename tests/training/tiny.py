@@ -202,7 +202,7 @@ def assert_same_runs(one: Run, two: Run, *, names: tuple[str, ...] = ("best", "l
 
 
 def shipped_in_small(name: str, root: Path, method: dict[str, Any]) -> Config:
-    """A shipped config for unpaired data on the sides that `write_sides` wrote, as it is but for its size: two steps."""
+    """A shipped config for two folders, on the sides that `write_sides` wrote, as it is but for its size. Two steps."""
     sides = {side: {"path": f"train/{side}"} for side in "AB"}
     changes = {
         "method": method,
