@@ -118,6 +118,14 @@ def test_files_are_named_by_their_path_without_suffix(tmp_path: Path) -> None:
     assert found.files() == [[tmp_path / "b9.bmp"], [tmp_path / "b10.png"], [tmp_path / "deep/er/c.tif"]]
 
 
+def test_pictures_of_a_conversion_s_page_are_no_results(tmp_path: Path) -> None:
+    for number, name in enumerate(["a.png", "report/00000-input.png"]):
+        write(tmp_path / name, smooth(number))
+    assert FilePictures(tmp_path, ImageSpec()).names == ["a", "report/00000-input"]  # somebody's own folder
+    (tmp_path / "index.html").touch()
+    assert FilePictures(tmp_path, ImageSpec()).names == ["a"]
+
+
 def test_two_files_of_one_name_and_none(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "b.bmp"):
         write(tmp_path / "in" / name, smooth(0))

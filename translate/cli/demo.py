@@ -55,6 +55,7 @@ def demo(
     from translate.cli.train import new_run, start
     from translate.data import synthetic
     from translate.inference.folder import ConvertOptions, convert
+    from translate.inference.report import PAGE
     from translate.inference.translator import Translator
 
     pairs = method is DemoMethod.pix2pix
@@ -93,7 +94,7 @@ def demo(
         with console.progress(f"converting {conversion.inputs}", total=test, quiet=quiet) as advance:
             convert(translator, conversion.inputs, run.path / conversion.results, options, on_progress=advance)
     for conversion in conversions:
-        print(f"results:     {run.path / conversion.results / 'index.html'}")
+        print(f"results:     {run.path / conversion.results / PAGE}")
     print(f"TensorBoard: tensorboard --logdir {out / 'runs'}")
     for conversion in conversions:
         direction = "" if pairs else f" --direction {conversion.direction}"

@@ -19,6 +19,7 @@ from translate.data.spec import ImageSpec
 from translate.data.transforms import AugmentSettings, Transform
 from translate.errors import ImageError, UserError
 from translate.evaluation.text import readable
+from translate.inference.report import without_page
 from translate.inference.sampler import Sampler
 from translate.inference.translator import Translator
 
@@ -82,7 +83,8 @@ class Pictures(ABC):
 
 
 class FilePictures(Pictures):
-    """Image files below a folder or of a pattern; named by relative path without suffix.
+    """Image files below a folder or of a pattern; named by relative path without suffix. The small pictures of a page that
+    `translate convert --report` wrote there do not count.
 
     Args:
         augment: of a data set whose split they stand beside: they are resized and cropped as it; None for as they are.
@@ -92,7 +94,8 @@ class FilePictures(Pictures):
     """
 
     def __init__(self, where: str | Path, spec: ImageSpec, augment: AugmentSettings | None = None) -> None:
-        root, self._paths = expand(where)
+        root, found = expand(where)
+        self._paths = without_page(root, found)
         self.title, self.spec = readable(where), spec
         self.transform = Transform(augment, {_SIDE: spec}, training=False) if augment else None
         self.names = [readable(stem_key(path, root)) for path in self._paths]

@@ -25,7 +25,7 @@ from translate.data.images import (
 )
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, PartialFailure, UserError
-from translate.inference.report import Entry, find_targets, write_report
+from translate.inference.report import PAGE, Entry, find_targets, write_report
 from translate.inference.translator import Pixels, Translator
 
 Format = Literal["keep", "png", "jpg", "webp", "tiff", "bmp"]
@@ -252,7 +252,7 @@ def execute(
     if options.report and not summary.interrupted:
         rate = f"{summary.images_per_second:.1f} images/s" if summary.written else "all were done before"
         summary.report = write_report(
-            plan.output / "index.html",
+            plan.output / PAGE,
             [Entry(item.name, item.source, item.destination) for item in summary.results],
             source=translator.source,
             target=translator.target,

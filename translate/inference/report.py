@@ -24,6 +24,8 @@ from translate.metrics.meters import PIXEL_MEASURES
 from translate.metrics.scores import MEASURES
 from translate.page import fact_list, html_page, write_page
 
+PAGE, PICTURES = "index.html", "report"
+"""In the folder of the results: the page, and the folder of the small pictures that it shows."""
 THUMBNAIL = 320
 """Longest side of a picture in the page: twice what a column shows, for dense screens."""
 QUALITY = 85
@@ -63,6 +65,12 @@ def find_targets(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
+def without_page(root: Path, paths: Sequence[Path]) -> list[Path]:
+    """The images below a folder but for those that its page, if there is one, shows."""
+    pictures = root / PICTURES
+    return [path for path in paths if pictures not in path.parents or not (root / PAGE).is_file()]
+
+
 def write_report(
     page: Path,
     entries: Sequence[Entry],
@@ -85,7 +93,7 @@ def write_report(
     Raises:
         UserError: the page cannot be written.
     """
-    folder = page.parent / "report"
+    folder = page.parent / PICTURES
 
     def row(numbered: tuple[int, Entry]) -> _Row:
         number, entry = numbered
