@@ -83,8 +83,9 @@ class Pictures(ABC):
 
 
 class FilePictures(Pictures):
-    """Image files below a folder or of a pattern; named by relative path without suffix. The small pictures of a page that
-    `translate convert --report` wrote there do not count.
+    """Image files below a folder or of a pattern, named by relative path without suffix.
+
+    The small pictures of a page that `translate convert --report` wrote there do not count.
 
     Args:
         augment: of a data set whose split they stand beside: they are resized and cropped as it; None for as they are.
