@@ -316,10 +316,13 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.unfinished")
+    # In a folder: safetensors first writes to a name of its own beside the file, which a killed run would leave there.
+    folder = path.with_name(f".{path.name}.unfinished")
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        write(temporary)
-        _flush_to_disk(temporary)
-        temporary.replace(path)
+        folder.mkdir()
+        write(folder / path.name)
+        _flush_to_disk(folder / path.name)
+        (folder / path.name).replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
