@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
+from calling import call
 
-from translate.cli import main
 from translate.data.synthetic import draw
 from translate.run import load_weights
 
@@ -19,18 +18,6 @@ SMALL = [
     "method.discriminator={kind: patch, layers: 2, width: 4, norm: instance}",
     "training.device=cpu",
 ]
-
-
-def call(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """`translate ARGUMENTS` in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["translate", *arguments])
-    try:
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def lines_of(printed: str, head: str) -> list[str]:

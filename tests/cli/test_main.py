@@ -10,10 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from calling import call
 from typer.testing import CliRunner
 
 import translate
-from translate.cli import app, main
+from translate.cli import app
 
 COMMANDS = [
     [],
@@ -66,18 +67,6 @@ def pairs(tmp_path: Path) -> Path:
         cv2.imwrite(str(tmp_path / f"pairs/train/A/{number}.png"), picture)
         cv2.imwrite(str(tmp_path / f"pairs/train/B/{number}.png"), 255 - picture)
     return tmp_path / "pairs"
-
-
-def call(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """`translate ARGUMENTS` in this process: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["translate", *arguments])
-    try:
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "translate")

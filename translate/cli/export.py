@@ -30,9 +30,8 @@ def export(
         raise UserError(f"{output}: is there already; --overwrite replaces it")
     loaded = load_weights(weights)
     method = build_for_inference(loaded)
-    if direction is not None and direction not in method.directions:
-        offered = ", ".join(method.directions) or "none"
-        raise UserError(f"{loaded.path}: has no direction {direction!r}; it offers {offered}")
+    if direction is not None:
+        method.require_direction(direction, loaded.path)
     kept = direction if direction is not None and len(method.directions) > 1 else loaded.direction
     networks = held(loaded._replace(direction=kept), method)
     try:

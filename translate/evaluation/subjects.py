@@ -221,9 +221,10 @@ def translating(
     """
     data = data_of(weights, overrides)
     assert not isinstance(data, ToySettings)
-    offered = build_for_inference(weights).directions
-    if direction is not None and direction not in offered:
-        raise UserError(f"{weights.path}: has no direction {direction!r}; it offers {', '.join(offered)}")
+    method = build_for_inference(weights)
+    if direction is not None:
+        method.require_direction(direction, weights.path)
+    offered = method.directions
     directions = list(offered) if direction is None and target is None else [direction or offered[0]]
     dataset, name = open_split(data, split)
     assert not isinstance(dataset, PointDataset)

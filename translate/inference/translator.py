@@ -127,8 +127,7 @@ class Translator:
             kind = weights.config.method.kind
             raise UserError(f"{weights.path}: this model ({kind}) makes images from noise: use 'translate sample'")
         chosen = direction or method.directions[0]
-        if chosen not in method.directions:
-            raise UserError(f"{path}: has no direction {chosen!r}; it offers {', '.join(method.directions)}")
+        method.require_direction(chosen, path)
         specs = weights.config.data.specs()
         first, _, second = chosen.partition("to")
         source, target = specs.get(first), specs.get(second)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.augment import AdaptiveSettings, Augmentation, AugmentationSettings, DiffAugmentSettings
+from translate.data.transforms import AugmentSettings
 from translate.errors import UserError
-from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField
-from translate.losses.penalties import Critic, PenaltySettings
+from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField, RelativisticSettings
+from translate.losses.penalties import Critic, GradientPenaltySettings, PenaltySettings
 from translate.methods.base import Method
 from translate.methods.replay import HistoryPool
 from translate.settings import Settings
@@ -132,6 +133,15 @@ class Adversary(nn.Module):
                 method.report(f"{name}{suffix}", value)
         return terms
 
+    def generator_loss(self, discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+        """What a generator of images minimises in the game: fakes (N, C, H, W) with a graph, seen as the discriminator
+        sees them, and real ones where the objective compares."""
+        real_logits = None
+        if self.objective.needs_real:
+            with torch.no_grad():
+                real_logits = discriminator(self.seen(real))
+        return self.objective.generator(discriminator(self.seen(fake)), real_logits)
+
     def penalised(
         self, method: Method, critic: Critic, real: Tensor, fake: Tensor, due: Collection[str], of: str = ""
     ) -> dict[str, Tensor]:
@@ -150,6 +160,23 @@ class Adversary(nn.Module):
 
     def _augmentations(self) -> list[Augmentation]:
         return [cast(Augmentation, augmentation) for augmentation in self.augmentations]
+
+
+def unpaired_shape(settings: AdversarySettings, width: int, augment: AugmentSettings) -> tuple[int, int, int]:
+    """Shape (C, H, W) of what a discriminator judges where real and fake images are no pairs; 0 pixels for any size.
+
+    UserError where the images keep sizes of their own, but the game holds each real one against a fake one.
+    """
+    size = augment.crop or augment.resize or 0
+    one_by_one = isinstance(settings.objective, RelativisticSettings) or any(
+        isinstance(penalty, GradientPenaltySettings) for penalty in settings.penalties
+    )
+    if one_by_one and augment.crop is None and (augment.resize is None or augment.resize_by == "shorter"):
+        raise UserError(
+            "data.augment.crop: a relativistic objective and a gradient penalty hold each real image against a "
+            "fake one, so all must have one size; set it"
+        )
+    return (width, size, size)
 
 
 def _refuse_colours(augmentations: Sequence[AugmentationSettings]) -> None:

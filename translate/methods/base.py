@@ -89,6 +89,12 @@ class Method(nn.Module, ABC):
         """The network that turns one side into the other: (N, C, H, W) in [-1, 1] -> the same, times its `scale`."""
         raise UserError("this model translates no images: it makes them from noise; use 'translate sample'")
 
+    def require_direction(self, direction: str, where: object) -> None:
+        """UserError, which names where the model comes from, for a direction that it does not have."""
+        if direction not in self.directions:
+            offered = ", ".join(self.directions) or "none"
+            raise UserError(f"{where}: has no direction {direction!r}; it offers {offered}")
+
     def exported_for(self, direction: str) -> nn.ModuleDict:
         """The exported networks that one direction needs."""
         network = self.translator(direction)

@@ -28,7 +28,13 @@ from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.losses.adversarial import LeastSquaresSettings, ObjectiveField
 from translate.losses.patch_nce import PatchNCESettings, Projections, draw_positions, features_at, mirrored_positions
-from translate.methods.adversary import Adversary, AdversarySettings, discriminator_losses, per_sample
+from translate.methods.adversary import (
+    Adversary,
+    AdversarySettings,
+    discriminator_losses,
+    per_sample,
+    unpaired_shape,
+)
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
 from translate.methods.watch import StallWatch, kept_light
 from translate.networks import Discriminator, DiscriminatorSettings, GeneratorSettings
@@ -112,8 +118,7 @@ class CUT(Method):
         )
         self.layers, self.patches = settings.nce.layers, settings.nce.patches
         self.flips = settings.flip_equivariance
-        size = data.augment.crop or data.augment.resize or 0
-        self.adversary = Adversary(settings, (width, size, size))
+        self.adversary = Adversary(settings, unpaired_shape(settings, width, data.augment))
         self.watch = StallWatch({f"generator/{term}": f"chance/{term}" for term in COMPARED})
         # Classes have no brightness.
         self.of_light = all(spec.kind == "image" for spec in specs.values())
@@ -179,13 +184,9 @@ class CUT(Method):
 
     def _generator_losses(self, real: Tensor, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
-        fake, adversary = shared["fake"], self.adversary
+        fake = shared["fake"]
         if self.active("adversarial"):
-            real_logits = None
-            if adversary.objective.needs_real:
-                with torch.no_grad():
-                    real_logits = self.discriminator(adversary.seen(real))
-            terms["adversarial"] = adversary.objective.generator(self.discriminator(adversary.seen(fake)), real_logits)
+            terms["adversarial"] = self.adversary.generator_loss(self.discriminator, fake, real)
         compared = [term for term in COMPARED if self.active(term)]
         encoded = self._each(self._features, [shared[COMPARED[term]] for term in compared]) if compared else []
         for term, layers in zip(compared, encoded, strict=True):

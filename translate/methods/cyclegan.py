@@ -23,11 +23,17 @@ from translate.data import DataSettings, UnpairedSettings
 from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
-from translate.losses.adversarial import LeastSquaresSettings, ObjectiveField, RelativisticSettings
+from translate.losses.adversarial import LeastSquaresSettings, ObjectiveField
 from translate.losses.lpips import LPIPSSettings
-from translate.losses.penalties import GradientPenaltySettings
 from translate.losses.reconstruction import ReconstructionSettings
-from translate.methods.adversary import Adversary, AdversarySettings, apart, discriminator_losses, per_sample
+from translate.methods.adversary import (
+    Adversary,
+    AdversarySettings,
+    apart,
+    discriminator_losses,
+    per_sample,
+    unpaired_shape,
+)
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
 from translate.methods.watch import StallWatch, flat, kept_light
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, GeneratorSettings
@@ -92,15 +98,6 @@ class CycleGAN(Method):
                 f"method.identity_weight: side A has {widths['A']} channels, side B {widths['B']}, so a generator "
                 "cannot take images of its target's side; set it to 0"
             )
-        augment = data.augment
-        one_by_one = isinstance(settings.objective, RelativisticSettings) or any(
-            isinstance(penalty, GradientPenaltySettings) for penalty in settings.penalties
-        )
-        if one_by_one and augment.crop is None and (augment.resize is None or augment.resize_by == "shorter"):
-            raise UserError(
-                "data.augment.crop: a relativistic objective and a gradient penalty hold each real image against a "
-                "fake one, so all must have one size; set it"
-            )
         self.players = nn.ModuleDict(
             {
                 "generators": nn.ModuleDict(
@@ -109,8 +106,9 @@ class CycleGAN(Method):
                 "discriminators": nn.ModuleDict({side: settings.discriminator.build(widths[side]) for side in "AB"}),
             }
         )
-        size = augment.crop or augment.resize or 0
-        self.adversaries = nn.ModuleDict({side: Adversary(settings, (widths[side], size, size)) for side in "AB"})
+        self.adversaries = nn.ModuleDict(
+            {side: Adversary(settings, unpaired_shape(settings, widths[side], data.augment)) for side in "AB"}
+        )
         self.distance = settings.cycle.build()
         self.lpips: nn.Module | None = None
         if settings.cycle_lpips is not None and not inference:
@@ -189,12 +187,7 @@ class CycleGAN(Method):
         terms: dict[str, Tensor] = {}
         adversary, fake, translated = self._adversary(side), shared[f"fake_{side}"], shared[f"fake_{OTHER[side]}"]
         if self.active(f"adversarial_{side}"):
-            objective, discriminator = adversary.objective, self.discriminator(side)
-            real_logits = None
-            if objective.needs_real:
-                with torch.no_grad():
-                    real_logits = discriminator(adversary.seen(real))
-            terms[f"adversarial_{side}"] = objective.generator(discriminator(adversary.seen(fake)), real_logits)
+            terms[f"adversarial_{side}"] = adversary.generator_loss(self.discriminator(side), fake, real)
         of_pixels = self.active(f"cycle_{side}")
         of_looks = self.lpips is not None and self.active(f"cycle_lpips_{side}")
         if of_pixels or of_looks:
