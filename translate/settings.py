@@ -16,6 +16,9 @@ class Settings(BaseModel):
     )
 
 
+Scale = Literal[1, 2, 4, 8]
+"""Pixels that a super-resolution network makes of each, along either side; 1 for one that just restores."""
+
 SpanUnit = Literal["images", "steps", "epochs"]
 _SPAN = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)\s*([kM]?)\s*(image|step|epoch)s?\s*$")
 

@@ -22,7 +22,7 @@ from translate.data.toys import ToySettings
 from translate.errors import ImageError
 
 if TYPE_CHECKING:
-    from translate.data.datasets import DataSettings
+    from translate.data import DataSettings
     from translate.data.pairing import Item
 
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -26,8 +26,8 @@ from translate.data.pairing import (
     pair_side_by_side,
 )
 from translate.data.spec import ImageSpec, Sample, Split
-from translate.data.toys import PointDataset, ToySettings
-from translate.data.transforms import AugmentSettings, Pixels, Transform, resize
+from translate.data.toys import PointDataset
+from translate.data.transforms import AugmentSettings, Pixels, SampleTransform, Transform, resize
 from translate.errors import ImageError, UserError
 from translate.settings import Direction, Settings, Share
 
@@ -51,13 +51,13 @@ class ImageDataset(Dataset[Sample]):
     def __init__(
         self,
         items: list[Item],
-        specs: dict[str, ImageSpec],
+        specs: Mapping[str, ImageSpec],
         read: Callable[[Item], dict[str, Pixels]],
-        transform: Transform,
+        transform: SampleTransform,
         seed: int,
     ) -> None:
         self.items = items
-        self.specs = specs
+        self.specs = dict(specs)
         self.transform = transform
         self.seed = seed
         self.cache: Cache | None = None
@@ -119,8 +119,8 @@ class ImageDataset(Dataset[Sample]):
 
     def fixed(self) -> ImageDataset:
         """The same files without any chance: as a split that is evaluated. It has no cache."""
-        transform = Transform(self.transform.settings, self.specs, training=False)
-        dataset = ImageDataset(self.items, self.specs, self._read, transform, self.seed)
+        transform = self.transform.fixed()
+        dataset = ImageDataset(self.items, transform.specs, self._read, transform, self.seed)
         dataset.layout = self.layout
         return dataset
 
@@ -231,7 +231,7 @@ class _DatasetSettings(Settings):
         return dataset
 
 
-class _ListedSettings(_DatasetSettings):
+class ListedSettings(_DatasetSettings):
     """What data sets share whose samples stand in one listing: each split is found as a whole."""
 
     def pairing(self, split: Split) -> Pairing:
@@ -301,7 +301,7 @@ class PairedAugmentSettings(AugmentSettings):
         return self
 
 
-class PairedSettings(_ListedSettings):
+class PairedSettings(ListedSettings):
     """Pairs of images: two folders matched by name, side-by-side pictures, or a CSV list."""
 
     kind: Literal["paired"] = "paired"
@@ -334,9 +334,9 @@ class PairedSettings(_ListedSettings):
             raise ValueError(
                 f"'{key}' has no use with 'layout: side-by-side': its halves are of one size and always two"
             )
-        _check_splits(self._patterns(), self.validation)
+        check_splits(self._patterns(), self.validation)
         side = self._colour_side
-        _check_colour(self.augment, side, getattr(self, side), "set 'augment.colour_side'")
+        check_colour(self.augment, side, getattr(self, side), "set 'augment.colour_side'")
         return self
 
     @property
@@ -372,7 +372,7 @@ class PairedSettings(_ListedSettings):
         refused = [p for p in pairing.problems if p.kind != "missing" or self.missing == "refuse"]
         if refused:
             skip = " ('missing: skip' leaves files without a partner out)" if refused[0].kind == "missing" else ""
-            raise UserError(_refusal(split, refused) + skip)
+            raise UserError(refusal(split, refused) + skip)
         if not pairing.items:
             if pairing.problems or split == "train":
                 raise UserError(f"data, {split}: no pair; A and B have no name in common (`translate data check`)")
@@ -413,8 +413,8 @@ class UnpairedSettings(_DatasetSettings):
         if self._path("A") == self._path("B"):
             raise ValueError(f"'A.path' and 'B.path' are both {self._path('A')!r}; the sides are two folders")
         for side in SIDES:
-            _check_splits([self._path(side)], self.validation)
-            _check_colour(self.augment, side, getattr(self, side))
+            check_splits([self._path(side)], self.validation)
+            check_colour(self.augment, side, getattr(self, side))
         return self
 
     @property
@@ -458,7 +458,7 @@ class UnpairedSettings(_DatasetSettings):
             if found:
                 spec = {side: specs[side]}
                 transform = Transform(self.augment, spec, training=split == "train", colour_side=side)
-                dataset = ImageDataset(found, spec, _ReadImage(side, specs[side]), transform, seed_of(seed, number))
+                dataset = ImageDataset(found, spec, ReadImage(side, specs[side]), transform, seed_of(seed, number))
                 sides[side] = self._with_cache(dataset, [], progress)
         return UnpairedDataset(sides)
 
@@ -478,7 +478,7 @@ class UnpairedSettings(_DatasetSettings):
         return own.path or f"{_SPLIT}/{side}"
 
 
-class FolderSettings(_ListedSettings):
+class FolderSettings(ListedSettings):
     """A single folder of images, with its sub-folders as labels where `classes` says so."""
 
     kind: Literal["folder"] = "folder"
@@ -506,8 +506,8 @@ class FolderSettings(_ListedSettings):
 
     @model_validator(mode="after")
     def _is_sound(self) -> FolderSettings:
-        _check_splits(self._patterns(), self.validation)
-        _check_colour(self.augment, "image", self.image)
+        check_splits(self._patterns(), self.validation)
+        check_colour(self.augment, "image", self.image)
         return self
 
     @property
@@ -563,13 +563,13 @@ class FolderSettings(_ListedSettings):
         """
         items, problems = self.pairing(split)
         if problems:
-            raise UserError(_refusal(split, problems))
+            raise UserError(refusal(split, problems))
         if not items:
             return None
         specs = self.specs()
         transform = Transform(self.augment, specs, training=split == "train", colour_side="image")
         return self._with_cache(
-            ImageDataset(items, specs, _ReadImage("image", specs["image"]), transform, seed), [], progress
+            ImageDataset(items, specs, ReadImage("image", specs["image"]), transform, seed), [], progress
         )
 
     def _patterns(self) -> list[str]:
@@ -581,11 +581,10 @@ class FolderSettings(_ListedSettings):
         return label_by_folder(items, folder, self.class_names) if self.classes else Pairing(items, [])
 
 
-DataSettings = Annotated[PairedSettings | UnpairedSettings | FolderSettings | ToySettings, Field(discriminator="kind")]
 AnyDataset = ImageDataset | UnpairedDataset | PointDataset
 
 
-class _ReadImage:
+class ReadImage:
     """Reads the item of a single folder. A class, since worker processes may need to pickle it."""
 
     def __init__(self, side: str, spec: ImageSpec) -> None:
@@ -629,13 +628,13 @@ class _ReadPair:
         return {"A": whole["A"][:, : width // 2], "B": whole["B"][:, width // 2 :]}
 
 
-def _refusal(split: Split, problems: list[Problem]) -> str:
+def refusal(split: Split, problems: list[Problem]) -> str:
     shown = "; ".join(f"{problem.path}: {problem.text}" for problem in problems[:_SHOWN])
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return f"data, {split}: {shown}{more}; `translate data check` lists all"
 
 
-def _check_splits(patterns: list[str], validation: str | float | None) -> None:
+def check_splits(patterns: list[str], validation: str | float | None) -> None:
     if isinstance(validation, str) and not any(_SPLIT in pattern for pattern in patterns):
         raise ValueError(
             f"'validation' names the split {validation!r}, but no path contains '{_SPLIT}'; "
@@ -643,7 +642,7 @@ def _check_splits(patterns: list[str], validation: str | float | None) -> None:
         )
 
 
-def _check_colour(augment: AugmentSettings, side: str, spec: ImageSpec, instead: str = "leave it out") -> None:
+def check_colour(augment: AugmentSettings, side: str, spec: ImageSpec, instead: str = "leave it out") -> None:
     if augment.colour is None:
         return
     if spec.kind == "labels":

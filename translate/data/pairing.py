@@ -33,11 +33,12 @@ class Pairing(NamedTuple):
     problems: list[Problem]
 
 
-def pair_folders(folders: Mapping[str, Path]) -> Pairing:
+def pair_folders(folders: Mapping[str, Path], endings: Mapping[str, str] | None = None) -> Pairing:
     """Match the images of several folders by relative path without suffix: `x/a.jpg` is partner of `x/a.png`.
 
     Args:
         folders: side name -> folder.
+        endings: side name -> what its names may end in beside the others', such as `x4`.
 
     Raises:
         UserError: a folder is missing, unreadable or empty.
@@ -46,7 +47,7 @@ def pair_folders(folders: Mapping[str, Path]) -> Pairing:
     found: dict[str, dict[str, Path]] = {}
     ambiguous: set[str] = set()
     for side, folder in folders.items():
-        found[side], twice = _by_stem(folder, find_images(folder), problems)
+        found[side], twice = _by_stem(folder, find_images(folder), problems, (endings or {}).get(side, ""))
         ambiguous |= twice
     items = []
     for name in dict.fromkeys(name for files in found.values() for name in files):
@@ -171,12 +172,14 @@ def _unit_hash(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
-def _by_stem(folder: Path, paths: list[Path], problems: list[Problem]) -> tuple[dict[str, Path], set[str]]:
-    """First file of each stem, and the stems that stand twice (each added to `problems`)."""
+def _by_stem(
+    folder: Path, paths: list[Path], problems: list[Problem], ending: str = ""
+) -> tuple[dict[str, Path], set[str]]:
+    """First file of each stem (without the ending), and the stems that stand twice (each added to `problems`)."""
     found: dict[str, Path] = {}
     twice: set[str] = set()
     for path in paths:
-        name = stem_key(path, folder)
+        name = stem_key(path, folder).removesuffix(ending)
         if name in found:
             twice.add(name)
             text = f"has the same name as {found[name].name}; names must differ in more than the suffix"

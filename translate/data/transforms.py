@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -72,6 +72,29 @@ class AugmentSettings(Settings):
         return self
 
 
+class SampleTransform(Protocol):
+    """What happens to the samples of one split, in two parts."""
+
+    training: bool
+
+    @property
+    def specs(self) -> Mapping[str, ImageSpec]:
+        """The sides that a prepared sample has."""
+
+    @property
+    def key(self) -> list[Any]:
+        """All that `prepare` depends on: a part of the name of a disk cache."""
+
+    def fixed(self) -> SampleTransform:
+        """The same without any chance: as of a split that is evaluated."""
+
+    def prepare(self, sample: Mapping[str, Pixels]) -> dict[str, Pixels]:
+        """The deterministic part, whose result a cache may keep."""
+
+    def augment(self, sample: Mapping[str, Pixels], generator: np.random.Generator) -> dict[str, Pixels]:
+        """The random part, in training alone; draws from `generator` alone."""
+
+
 class Transform:
     """The geometry and colour of one split.
 
@@ -95,6 +118,7 @@ class Transform:
         colour_side: str | None = None,
     ) -> None:
         self.settings = settings
+        self.specs = dict(specs)
         self.training = training
         self.labels = {side for side, spec in specs.items() if spec.kind == "labels"}
         self.colour_side = colour_side if training and settings.colour is not None else None
@@ -107,6 +131,10 @@ class Transform:
         """All that `prepare` depends on: a part of the name of a disk cache."""
         settings = self.settings
         return [self.training, settings.resize, settings.resize_by, settings.crop]
+
+    def fixed(self) -> Transform:
+        """The same without any chance: as of a split that is evaluated."""
+        return Transform(self.settings, self.specs, training=False)
 
     def prepare(self, sample: Mapping[str, Pixels]) -> dict[str, Pixels]:
         """Resize all sides, for evaluation also crop: arrays (H, W, C) of one height and width in, the same

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, max_pool2d, relu
+from torch.nn import functional as F
 
 from translate.errors import UserError
 from translate.pretrained import store
@@ -53,6 +53,8 @@ class PerceptualSettings(Settings):
     layers: dict[str, float] = Field(default={"relu5_4": 1.0}, min_length=1)
     """Weight of each layer: `conv<block>_<n>` before its ReLU, `relu<block>_<n>` after it. The default is SRGAN's VGG54
     (Ledig et al., arXiv 1609.04802, section 2.2.1); before the ReLU normalised weights have means around -50."""
+    distance: Literal["l1", "l2"] = "l1"
+    """Between activations: absolute, or squared as SRGAN's equation 5."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the term in the generator's loss."""
 
@@ -78,7 +80,7 @@ class PerceptualSettings(Settings):
 
 
 class PerceptualLoss(nn.Module):
-    """Weighted sum over the layers of the mean absolute difference of their activations.
+    """Weighted sum over the layers of the mean distance of their activations.
 
     The weights are buffers that no state_dict holds: they follow `.to(device)`, never train and enter no
     checkpoint.
@@ -90,6 +92,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, settings: PerceptualSettings) -> None:
         super().__init__()
         self.layers = dict(settings.layers)
+        self.distance = F.l1_loss if settings.distance == "l1" else F.mse_loss
         positions = _positions(settings.network)
         deepest = max(positions[name] for name in self.layers)
         shapes: dict[str, tuple[int, ...]] = {}
@@ -113,14 +116,17 @@ class PerceptualLoss(nn.Module):
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         """Images (N, 3 or 1, H, W) RGB or grey in [-1, 1] -> float32 scalar; no gradient flows to `real`.
 
-        Computed in float32 under autocast too. Raises UserError for images that VGG cannot take.
+        Under autocast the convolutions run in bfloat16, but in float32 where it is float16, which activations of
+        hundreds would leave little of. Raises UserError for images that VGG cannot take.
         """
-        with torch.autocast(fake.device.type, enabled=False):
+        device = fake.device.type
+        half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=half):
             with torch.no_grad():
                 wanted = self.features(real)
             found = self.features(fake)
-            terms = [weight * (found[name] - wanted[name]).abs().mean() for name, weight in self.layers.items()]
-            return torch.stack(terms).sum()
+        pairs = [(weight, found[name].float(), wanted[name].float()) for name, weight in self.layers.items()]
+        return torch.stack([weight * self.distance(made, target) for weight, made, target in pairs]).sum()
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Activations of the layers in the settings, (N, C, H / 2**(block - 1), W / 2**(block - 1)) each."""
@@ -135,10 +141,10 @@ class PerceptualLoss(nn.Module):
         found: dict[str, Tensor] = {}
         for name in self._convolutions:
             if name.endswith("_1") and name != "conv1_1":
-                x = max_pool2d(x, 2)
-            x = conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1)
+                x = F.max_pool2d(x, 2)
+            x = F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1)
             found[name] = x
-            x = relu(x)
+            x = F.relu(x)
             found[name.replace("conv", "relu")] = x
         return {name: found[name] for name in self.layers}
 

@@ -15,11 +15,13 @@ from translate.methods.generative import GenerativeMethod
 from translate.methods.imle import IMLESettings
 from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
+from translate.methods.srgan import SRGANSettings
 
 MethodSettings = Annotated[
     Pix2PixSettings
     | CycleGANSettings
     | CUTSettings
+    | SRGANSettings
     | GANSettings
     | BiGANSettings
     | MomentMatchingSettings

@@ -12,16 +12,25 @@ from translate.networks.dcgan import DCGANCriticSettings, DCGANGeneratorSettings
 from translate.networks.latent import Critic, Judgement, LatentGenerator, Shape
 from translate.networks.layers import Discriminator, Generator, InitialisationSettings
 from translate.networks.mlp import MLPCriticSettings, MLPGeneratorSettings
+from translate.networks.msrresnet import MSRResNet, MSRResNetSettings
 from translate.networks.patch import PatchDiscriminator, PatchSettings, PixelDiscriminator, PixelSettings
 from translate.networks.r3gan import R3GANCriticSettings, R3GANGeneratorSettings
 from translate.networks.residual import ResidualCriticSettings, ResidualGeneratorSettings
 from translate.networks.resnet import ResNet, ResNetSettings
+from translate.networks.rrdb import RRDBNet, RRDBSettings
+from translate.networks.srgan_discriminator import SRGANDiscriminator, SRGANDiscriminatorSettings
+from translate.networks.srresnet import SRResNet, SRResNetSettings
 from translate.networks.unet import UNet, UNetSettings
+from translate.networks.unet_discriminator import UNetDiscriminator, UNetDiscriminatorSettings
 
 GeneratorSettings = Annotated[UNetSettings | ResNetSettings, Field(discriminator="kind")]
 """Images to images."""
-DiscriminatorSettings = Annotated[PatchSettings | PixelSettings, Field(discriminator="kind")]
-"""Images to a logit for each patch."""
+UpscalerSettings = Annotated[SRResNetSettings | MSRResNetSettings | RRDBSettings, Field(discriminator="kind")]
+"""Images to larger images."""
+DiscriminatorSettings = Annotated[
+    PatchSettings | PixelSettings | SRGANDiscriminatorSettings | UNetDiscriminatorSettings, Field(discriminator="kind")
+]
+"""Images to a logit for each patch, pixel or image."""
 LatentGeneratorSettings = Annotated[
     MLPGeneratorSettings
     | DCGANGeneratorSettings
@@ -48,15 +57,26 @@ __all__ = [
     "Judgement",
     "LatentGenerator",
     "LatentGeneratorSettings",
+    "MSRResNet",
+    "MSRResNetSettings",
     "PatchDiscriminator",
     "PatchSettings",
     "PixelDiscriminator",
     "PixelSettings",
+    "RRDBNet",
+    "RRDBSettings",
     "ResNet",
     "ResNetSettings",
+    "SRGANDiscriminator",
+    "SRGANDiscriminatorSettings",
+    "SRResNet",
+    "SRResNetSettings",
     "Shape",
     "UNet",
+    "UNetDiscriminator",
+    "UNetDiscriminatorSettings",
     "UNetSettings",
+    "UpscalerSettings",
     "count_parameters",
 ]
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 class StageSettings(Settings):
     """A stretch of training with its own players, loss weights, optimisers and schedule."""
 
-    name: str = "main"
+    name: str = Field(default="main", pattern=r"^[A-Za-z0-9._-]+$")
+    """Also of the weights file that it leaves behind it: stage-NAME.safetensors."""
     length: SpanField
     optimiser: OptimiserSettings | None = None
     """Every player's optimiser, but for those named in `optimisers`."""
@@ -236,17 +237,20 @@ class Trainer:
             self.step([self._to_device(self._told(batch)) for batch in micro_batches])
 
             finished = self.images >= self.total
-            if self._due(log_every) or finished:
+            ends_stage = finished or self._stage_at(self.images) != self.stage_number
+            if self._due(log_every) or ends_stage:
                 self._write_row()
             if self._due(preview_every) or finished:
                 self._write_previews()
-            if self._due(validate_every) or finished:
+            if self._due(validate_every) or ends_stage:
                 self._validate()
             stop = distributed.any_of(self._stop_signal is not None)
             if stop and not finished:
                 self.watcher.message("stopping: saving a checkpoint first (once more to stop at once)")
             stop_early = patience is not None and self.validations_since_best >= patience
-            if self._due(save_every) or finished or stop or stop_early:
+            if ends_stage and not finished:
+                self._export_stage(self.stages[self.stage_number])
+            if self._due(save_every) or ends_stage or stop or stop_early:
                 self._save()
             if stop and not finished:
                 raise Interrupted
@@ -576,6 +580,13 @@ class Trainer:
             text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             best = " (best so far)" if self.validations_since_best == 0 else ""
             self.watcher.message(f"validation at {self.images:,} images: {text}{best}")
+
+    def _export_stage(self, stage: StageSettings) -> None:
+        """What the stage made, kept under its name: the next one may lose what it was good at."""
+        moved = {id(p) for name in stage.players or self.method.players for p in self.method.players[name].parameters()}
+        with self._averaged() as networks:
+            if self.processes.leads and any(id(parameter) in moved for parameter in networks.parameters()):
+                self.run.export(f"stage-{stage.name}", self.config, networks, self.step_number, self.images)
 
     def _save(self) -> None:
         """A checkpoint and last.safetensors."""
