@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.faster import NarrowConv2d, PReLU, SubPixelConv2d
 from translate.networks.layers import Generator, InitialisationSettings, NormName, needs_bias, norm_layer
 from translate.settings import Scale, Settings
 
@@ -37,7 +38,7 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
             norm_layer(norm, width),
-            nn.PReLU(),
+            PReLU(),
             nn.Conv2d(width, width, 3, padding=1, bias=bias),
             norm_layer(norm, width),
         )
@@ -62,7 +63,7 @@ class SRResNet(Generator):
         super().__init__()
         width, norm = settings.width, settings.norm
         self.scale = scale
-        self.head = nn.Sequential(nn.Conv2d(in_channels, width, 9, padding=4), nn.PReLU())
+        self.head = nn.Sequential(nn.Conv2d(in_channels, width, 9, padding=4), PReLU())
         self.blocks = nn.Sequential(*(ResidualBlock(settings) for _ in range(settings.blocks)))
         self.merge = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=needs_bias(norm)),
@@ -70,10 +71,9 @@ class SRResNet(Generator):
         )
         doublings: list[nn.Module] = []
         for _ in range(int(math.log2(scale))):
-            # (N, 4 * width, h, w) -> (N, width, 2h, 2w)
-            doublings += [nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.PReLU()]
+            doublings += [SubPixelConv2d(width), PReLU()]  # (N, width, h, w) -> (N, width, 2h, 2w)
         self.upsampling = nn.Sequential(*doublings)
-        self.tail = nn.Conv2d(width, out_channels, 9, padding=4)
+        self.tail = NarrowConv2d(width, out_channels, 9)
         settings.initialisation.apply(self)
 
     def forward(self, x: Tensor) -> Tensor:
