@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from translate import Translator
@@ -63,6 +64,36 @@ def test_info_counts_what_the_file_holds(run: Run, tmp_path: Path) -> None:
     export(run.path, tmp_path / "one.safetensors", "--direction", "BtoA")
     shown = CliRunner().invoke(app, ["info", str(tmp_path / "one.safetensors")]).output
     assert "BtoA" in shown and "AtoB" not in shown
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_bare_is_the_network_alone(suffix: str, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / f"bare{suffix}"
+    said = export(run.path, out, "--bare", "--direction", "BtoA")
+    assert "for other programs" in said
+    held = load_file(out) if suffix == ".safetensors" else torch.load(out, weights_only=True)
+    tensors = held if suffix == ".safetensors" else held.pop("params")
+    assert suffix == ".safetensors" or not held
+    whole = {name: tensor for name, tensor in load_weights(run.path).tensors.items() if name.startswith("BtoA.")}
+    assert {f"BtoA.{name}" for name in tensors} == whole.keys()
+    assert all(torch.equal(tensor, whole[f"BtoA.{name}"]) for name, tensor in tensors.items())
+    assert list(out.parent.iterdir()) == [out]
+    # And `import` takes it back.
+    back = tmp_path / "back.safetensors"
+    overrides = [part for change in TINY for part in ("--set", f"method.generator.{change}")]
+    result = CliRunner().invoke(app, ["import", "cyclegan", str(out), str(back), "--direction", "BtoA", *overrides])
+    assert result.exit_code == 0
+    assert load_weights(back).tensors.keys() == whole.keys()
+
+
+def test_bare_needs_one_network_and_may_be_a_pth(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has AtoB, BtoA, and such a file holds one; choose by --direction"):
+        export(run.path, tmp_path / "x.pth", "--bare")
+    with pytest.raises(UserError, match=r"expected the name of a \.safetensors or \.pth file"):
+        export(run.path, tmp_path / "x.bin", "--bare", "--direction", "AtoB")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be written"):
+        export(run.path, tmp_path / "file" / "x.pth", "--bare", "--direction", "AtoB")
 
 
 def test_mistakes_are_told_in_a_line(run: Run, tmp_path: Path) -> None:

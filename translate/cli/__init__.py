@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 import translate
-from translate.cli import compare, config, convert, data, demo, evaluate, export, info, report, sample, train, weights
+from translate.cli import (
+    compare,
+    config,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    importing,
+    info,
+    report,
+    sample,
+    train,
+    weights,
+)
 from translate.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +37,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("convert")(convert.convert)
 app.command("export")(export.export)
+app.command("import")(importing.import_weights)
 app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

@@ -4,7 +4,7 @@ are."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -55,6 +55,8 @@ class TappedGenerator(Generator, ABC):
 class Discriminator(nn.Module, ABC):
     """Judges images (N, C, H, W) patch by patch: raw logits (N, 1, H', W')."""
 
+    multiple: int = 1
+    """Height and width of the input must be divisible by this."""
     smallest: int
     """Height and width of the input must be at least this."""
 
@@ -248,6 +250,29 @@ def stored_weight(layer: nn.Module) -> Tensor:
     weight = layer.parametrizations["weight"].original if spectral else layer.weight  # type: ignore[index,union-attr]
     assert isinstance(weight, Tensor)
     return weight
+
+
+@torch.no_grad()
+def draw_small(layers: Iterable[nn.Module]) -> None:
+    """Draw the convolutions among `layers` anew: a tenth of kaiming's weights, biases 0.
+
+    So the residual branches of a deep network without norms begin near 0, and the network as the sum of its shortcuts.
+    Source: Wang et al., arXiv 1809.00219 (ESRGAN), section 3.1; the tenth is the authors' code (BasicSR's
+    `default_init_weights`).
+    """
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            layer.weight.mul_(0.1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def outside_autocast(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """layer(x) in the number format of the layer's weights, float32 where only autocast is narrower: for logits."""
+    with torch.autocast(x.device.type, enabled=False):
+        made: Tensor = layer(x.to(stored_weight(layer).dtype))
+    return made
 
 
 def _uniform_bound(weight: Tensor) -> float:
