@@ -22,7 +22,7 @@ class PReLU(nn.PReLU):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        made: Tensor = _OneSlope.apply(x, self.weight.to(x.dtype))  # type: ignore[no-untyped-call]
+        made: Tensor = _OneSlope.apply(x, self.weight.to(x.dtype))
         return made
 
 
@@ -80,7 +80,7 @@ class NarrowConv2d(nn.Conv2d):
         out, channels, height, width = self.weight.shape
         kernels = self.weight.permute(2, 0, 1, 3).reshape(height * out, channels, 1, width)
         rows = F.conv2d(x, kernels, padding=(0, width // 2))  # (N, height * out, H, W)
-        made: Tensor = _SumOfRows.apply(rows, height)  # type: ignore[no-untyped-call]
+        made: Tensor = _SumOfRows.apply(rows, height)
         return made + self.bias.to(made.dtype)[:, None, None]
 
 
