@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,40 +28,13 @@ from torch import Tensor
 
 from translate.data.files import find_images
 from translate.data.images import normalise, probe, read_pixels
+from translate.data.matlab import imresize
 from translate.data.spec import ImageSpec
 from translate.errors import UserError
 from translate.metrics.images import inner, luma, psnr, ssim
 
 FACTOR = 4
 SPEC = ImageSpec()
-
-
-def cubic(x: float) -> float:
-    """Keys' kernel with a = -1/2 (IEEE Transactions on Acoustics, Speech and Signal Processing 29, 1981, eq. 15)."""
-    x = abs(x)
-    if x <= 1:
-        return 1.5 * x**3 - 2.5 * x**2 + 1
-    return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
-
-
-def enlarging(size: int, factor: int) -> Tensor:
-    """The matrix (factor · size, size) that enlarges a line of pixels; beyond its ends the line is mirrored."""
-    mirrored = [*range(size), *reversed(range(size))]
-    matrix = torch.zeros(factor * size, size, dtype=torch.float64)
-    for row in range(factor * size):
-        centre = (row + 0.5) / factor - 0.5
-        first = math.floor(centre) - 1
-        for pixel in range(first, first + 4):
-            matrix[row, mirrored[pixel % (2 * size)]] += cubic(centre - pixel)
-    return matrix
-
-
-def enlarged(images: Tensor, factor: int = FACTOR) -> Tensor:
-    """Images (N, C, H, W) in [-1, 1] as MATLAB's `imresize` of doubles enlarges them, rounded to 8 bits at the end."""
-    height, width = images.shape[2:]
-    result = enlarging(height, factor) @ images.double() @ enlarging(width, factor).T
-    levels = ((result.clamp(-1, 1) + 1) * 127.5 + 0.5).floor()
-    return levels / 127.5 - 1
 
 
 class Baseline(NamedTuple):
@@ -80,7 +52,8 @@ def baseline(high: Path, low: Path, border: int) -> Baseline:
     target, source = (_tensor(path) for path in (high, low))
     if tuple(target.shape[2:]) != tuple(FACTOR * side for side in source.shape[2:]):
         raise UserError(f"{low}: expected a {FACTOR}th of {high.name}'s height and width")
-    fake, target = inner(enlarged(source), border), inner(target, border)
+    levels = ((imresize(source, FACTOR).clamp(-1, 1) + 1) * 127.5 + 0.5).floor()
+    fake, target = inner(levels / 127.5 - 1, border), inner(target, border)
     y = luma(fake), luma(target)
     kept = (fake[:, :1], target[:, :1]) if probe(high).channels == 1 else y
     values = psnr(*y), ssim(*y), psnr(*kept), ssim(*kept), psnr(fake, target)

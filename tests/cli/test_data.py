@@ -166,6 +166,31 @@ def test_check_of_an_unknown_key_of_unpaired_data(tmp_path: Path) -> None:
     assert str(error).startswith("--set data.direction: ")
 
 
+def test_check_of_photographs_for_super_resolution(facades: Path) -> None:
+    photographs = facades / "train" / "B"  # 32 x 32
+    fits = run("check", photographs, "--set", "data.kind=super-resolution", "--set", "data.augment.crop=32")
+    assert fits.exit_code == 0 and "train B: count 3; width 32; height 32" in fits.stdout
+    small = run("check", photographs, "--set", "data.kind=super-resolution")
+    assert isinstance(small.exception, PartialFailure) and "3 problems" in str(small.exception)
+    assert "is 32x32 pixels, expected at least 96 along either side (data.augment.crop)" in small.stdout
+    error = run("check", photographs, "--set", "data.kind=super-resolution", "--set", "data.augment.crop=30").exception
+    assert isinstance(error, UserError) and str(error).startswith("--set data: 'augment.crop' is 30, no multiple")
+
+
+def test_check_of_two_resolutions(tmp_path: Path) -> None:
+    for folder, size in (("HR", 64), ("LR_x2", 32)):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            Image.effect_noise((size, size), 50 + number).save(tmp_path / folder / f"{number}.png")
+    crop = ("--set", "data.augment.crop=32")
+    result = run("check", tmp_path, *crop)
+    assert result.exit_code == 0 and "train A: count 2; width 32" in result.stdout
+    other = run("check", tmp_path, *crop, "--set", "data.scale=4")
+    assert "is 32x32 pixels, expected 16x16: 1/4 of 64x64" in other.stdout and other.exit_code == 1
+    plain = run("check", tmp_path, "--set", "data.kind=folder")
+    assert plain.exit_code == 0 and "train image: count 4" in plain.stdout
+
+
 def test_check_takes_settings(facades: Path) -> None:
     result = run("check", facades, "--set", "data.validation=null", "--set", "data.test=null")
     assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["train A", "train B"]

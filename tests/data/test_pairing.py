@@ -32,6 +32,16 @@ def test_folders_match_by_relative_stem(tmp_path: Path) -> None:
     }
 
 
+def test_an_ending_counts_where_the_bare_name_has_a_partner(tmp_path: Path) -> None:
+    """DIV2K's low resolutions are called 0001x4.png; a name that ends so on both sides is taken as it is."""
+    touch(*(tmp_path / "B" / name for name in ("1.png", "x/2.png", "3x4.png", "4.png")))
+    touch(*(tmp_path / "A" / name for name in ("1x4.png", "x/2.png", "3x4.png", "4.png", "4x4.png")))
+    pairing = pair_folders({"A": tmp_path / "A", "B": tmp_path / "B"}, endings={"A": "x4"})
+    found = {item.name: item.paths["A"].relative_to(tmp_path / "A").as_posix() for item in pairing.items}
+    assert found == {"1": "1x4.png", "x/2": "x/2.png", "3x4": "3x4.png", "4": "4.png"}
+    assert [(problem.kind, Path(problem.path).name) for problem in pairing.problems] == [("missing", "4x4.png")]
+
+
 def test_missing_partners_on_both_sides_are_problems(tmp_path: Path) -> None:
     touch(*(tmp_path / name for name in ("A/1.png", "A/2.png", "B/2.png", "B/3.png")))
     pairing = pair_folders({"A": tmp_path / "A", "B": tmp_path / "B"})

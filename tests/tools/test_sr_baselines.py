@@ -1,4 +1,4 @@
-"""The enlarging of tools/sr_baselines.py against what it must be, and the tool on a set made here."""
+"""The bicubic baselines: the published numbers where the sets are, and the tool on a set made here."""
 
 from __future__ import annotations
 
@@ -10,41 +10,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from sr_baselines import enlarged, enlarging
+from sr_baselines import Baseline, baseline, sets
 
 from translate.data.images import write_image
 
 TOOL = Path(__file__).parents[2] / "tools/sr_baselines.py"
+SETS = Path(__file__).parents[3] / "shared/data/sr_test"
+"""Research data that the repository cannot hold: beside it, where it was developed."""
 
 
-def test_a_kernel_that_keeps_constants_and_straight_lines() -> None:
-    matrix = enlarging(9, 4)
-    torch.testing.assert_close(matrix.sum(dim=1), torch.ones(36, dtype=torch.float64))
-    # Keys' kernel interpolates straight lines exactly, away from the mirrors: two pixels at each end.
-    centres = (torch.arange(36, dtype=torch.float64) + 0.5) / 4 - 0.5
-    line = matrix @ torch.arange(9, dtype=torch.float64)
-    torch.testing.assert_close(line[8:-8], centres[8:-8])
-    # Mirrored, not repeated: row 0 is at -0.375, and pixel -2, at a distance of 1.625, is pixel 1, at 1.375.
-    weights = [-0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 for x in (1.375, 1.625)]
-    assert matrix[0, 1].item() == pytest.approx(sum(weights), abs=1e-12)
-    assert matrix[0, 2:].abs().sum() == 0
-
-
-def test_the_inside_is_that_of_pillow() -> None:
-    """Pillow's bicubic has a = -1/2 too, and no mirrors: equal but for two pixels of the small image at each side."""
-    small = np.random.default_rng(0).random((12, 10)).astype(np.float32)
-    expected = np.asarray(Image.fromarray(small).resize((40, 48), Image.Resampling.BICUBIC))
-    found = (enlarging(12, 4) @ torch.from_numpy(small).double() @ enlarging(10, 4).T).numpy()
-    np.testing.assert_allclose(found[8:-8, 8:-8], expected[8:-8, 8:-8], atol=1e-6)  # Pillow computes in float32
-
-
-def test_levels_are_rounded_once() -> None:
-    pixels = torch.randint(256, (1, 3, 6, 6), generator=torch.Generator().manual_seed(0))
-    levels = (enlarged(pixels / 127.5 - 1) + 1) * 127.5
-    torch.testing.assert_close(levels, levels.round(), atol=1e-9, rtol=0)
-    assert 0 <= levels.min() < levels.max() <= 255
+@pytest.mark.skipif(not (SETS / "Set14").is_dir(), reason="the test sets are not part of the repository")
+@pytest.mark.parametrize(
+    ("name", "y_psnr", "y_ssim", "rgb_psnr"), [("Set5", 28.43, 0.8113, 26.70), ("Set14", 26.09, 0.7050, 24.47)]
+)
+def test_the_published_numbers(name: str, y_psnr: float, y_ssim: float, rgb_psnr: float) -> None:
+    (pairs,) = [(highs, lows) for found, highs, lows in sets(SETS) if found == name]
+    rows = [baseline(high, low, border=4) for high, low in zip(*pairs, strict=True)]
+    mean = Baseline(*(sum(column) / len(rows) for column in zip(*rows, strict=True)))
+    assert mean.y_psnr == pytest.approx(y_psnr, abs=0.01) and mean.rgb_psnr == pytest.approx(rgb_psnr, abs=0.01)
+    assert mean.y_ssim == pytest.approx(y_ssim, abs=0.0005)
 
 
 @pytest.mark.slow

@@ -109,7 +109,8 @@ def check(
 ) -> None:
     """Read every file once: missing partners, sizes, unreadable files, duplicates, and the values.
 
-    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}{A,B}, or {train,val,test}, or just images.
+    A folder may hold {train,val,test}/{A,B}, or A and B, or {train,val,test}{A,B}, or {train,val,test}, or just images,
+    or HR and LR_x4 (any scale; LR is x4). Photographs whose low resolutions are made: --set data.kind=super-resolution.
     A and B are pairs where they have names in common; --set data.kind=unpaired (or paired) decides otherwise. Where
     folders are classes, say so: --set data.classes=folders.
     The exit code is 1 if there are problems.
@@ -161,7 +162,17 @@ def _settings_of_folder(folder: Path, overrides: list[str]) -> DataSettings:
     splits = {name: (folder / f"{name}{'A' * joined}").is_dir() for name in ("train", "val", "validation", "test")}
     data: dict[str, Any] = {"root": str(folder), "test": "test" if splits["test"] else None}
     data["validation"] = next((name for name in ("val", "validation") if splits[name]), None)
-    if joined:
+    chosen = (apply_overrides({"data": {}}, overrides)["data"] or {}).get("kind")
+    low = next((path.name for path in sorted(folder.glob("LR*")) if path.is_dir()), None)
+    if low is not None and (folder / "HR").is_dir() and chosen in (None, "super-resolution"):
+        data |= {"kind": "super-resolution", "high": {"path": "HR"}, "low": low, "validation": None, "test": None}
+        if (ending := low.removeprefix("LR_x")).isdecimal():
+            data["scale"] = int(ending)
+    elif chosen == "super-resolution":
+        data["kind"] = chosen
+        if not splits["train"]:
+            data |= {"high": {"path": "."}, "validation": None, "test": None}
+    elif joined:
         data |= {"kind": "unpaired", "A": {"path": "{split}A"}, "B": {"path": "{split}B"}}
     elif splits["train"]:
         data["kind"] = _kind_of_sides(folder / "train") if (folder / "train" / "A").is_dir() else "folder"
@@ -178,7 +189,7 @@ def _settings_of_folder(folder: Path, overrides: list[str]) -> DataSettings:
         settings: DataSettings = TypeAdapter[DataSettings](DataSettings).validate_python(raw["data"])
     except ValidationError as error:
         fault = error.errors()[0]
-        kinds = ("paired", "unpaired", "folder", "toy")
+        kinds = ("paired", "unpaired", "folder", "super-resolution", "toy")
         key = ".".join(["data", *(str(part) for part in fault["loc"] if part not in kinds)])
         raise UserError(f"--set {key}: {fault['msg'].removeprefix('Value error, ')}") from None
     return settings

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from translate.data.files import Problem
 from translate.data.images import ImageFile, Pixels, load_pixels_like, read_image
 from translate.data.spec import ImageSpec, Split
+from translate.data.super_resolution import HIGH, SuperResolutionSettings
 from translate.data.toys import ToySettings
 from translate.errors import ImageError
 
@@ -33,8 +34,9 @@ class CheckReport:
     """What `check` found.
 
     Kinds of problem: those of the pairing (`missing`, `duplicate`, `manifest`, `class`), and `unreadable` (a file
-    that cannot be used), `size` (the sides of a pair differ), `leak` (the same pixels in two splits),
-    `repeated` (a sample twice in one split), `shared` (without pairs: the same pixels on both sides).
+    that cannot be used), `size` (the sides of a pair do not fit each other, or super-resolution's crop), `leak` (the
+    same pixels in two splits), `repeated` (a sample twice in one split), `shared` (without pairs: the same pixels on
+    both sides).
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -78,12 +80,13 @@ def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None
     if isinstance(settings, ToySettings):
         report.statistics = {split: {"point": _points(settings, split)} for split in _SPLITS}
         return report
-    specs = settings.specs()
-    tasks: list[tuple[str, Item]] = []
+    tasks: list[tuple[Split, Item]] = []
     for name in _SPLITS:
         pairing = settings.pairing(name)
         report.problems += pairing.problems
         tasks += [(name, item) for item in pairing.items]
+    given = {side for _, item in tasks for side in item.paths}  # low resolutions need be no files
+    specs = {side: spec for side, spec in settings.specs().items() if side in given}
     seen: list[tuple[str, Item, dict[str, _Seen]]] = []
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
@@ -93,7 +96,9 @@ def check(settings: DataSettings, *, progress: Callable[[int, int], None] | None
             seen.append((split, item, sides))
             if progress is not None:
                 progress(len(seen), len(tasks))
-            if len(sides) > 1 and not getattr(settings, "match_sizes", False):
+            if isinstance(settings, SuperResolutionSettings):
+                report.problems += _misfits(settings, split, sides)
+            elif len(sides) > 1 and not getattr(settings, "match_sizes", False):
                 report.problems += _size_problems(item, sides)
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the files still to come
@@ -181,6 +186,12 @@ def _size_problems(item: Item, sides: dict[str, _Seen]) -> list[Problem]:
         return []
     text = "the sides of this pair differ in size: " + ", ".join(f"{side} {size}" for side, size in sizes.items())
     return [Problem("size", str(next(iter(item.paths.values()))), text)]
+
+
+def _misfits(settings: SuperResolutionSettings, split: Split, sides: dict[str, _Seen]) -> list[Problem]:
+    sizes = {side: (one.height, one.width) for side, one in sides.items()}
+    misfit = settings.misfit(sizes, training=split == "train") if HIGH in sizes else None
+    return [] if misfit is None else [Problem("size", str(sides[misfit[0]].path), misfit[1])]
 
 
 def _repetitions(seen: Iterable[tuple[str, Item, dict[str, _Seen]]]) -> list[Problem]:

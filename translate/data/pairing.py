@@ -44,11 +44,19 @@ def pair_folders(folders: Mapping[str, Path], endings: Mapping[str, str] | None 
         UserError: a folder is missing, unreadable or empty.
     """
     problems: list[Problem] = []
+    endings = endings or {}
     found: dict[str, dict[str, Path]] = {}
     ambiguous: set[str] = set()
     for side, folder in folders.items():
-        found[side], twice = _by_stem(folder, find_images(folder), problems, (endings or {}).get(side, ""))
+        found[side], twice = _by_stem(folder, find_images(folder), problems)
         ambiguous |= twice
+    for side, ending in endings.items():
+        partners = {name for other, files in found.items() if other != side for name in files}
+        for name in list(found[side]):
+            bare = name.removesuffix(ending)
+            free = name not in partners and name not in ambiguous and bare not in found[side]
+            if free and bare in partners:
+                found[side][bare] = found[side].pop(name)
     items = []
     for name in dict.fromkeys(name for files in found.values() for name in files):
         if name in ambiguous:
@@ -59,7 +67,8 @@ def pair_folders(folders: Mapping[str, Path], endings: Mapping[str, str] | None 
             items.append(Item(name, paths))
             continue
         present = next(iter(paths.values()))
-        wanted = " or ".join(str(folders[side] / f"{name}.*") for side in absent)
+        names = [(side, f"{name}{ending}.*") for side in absent for ending in {"": 0, endings.get(side, ""): 0}]
+        wanted = " or ".join(str(folders[side] / pattern) for side, pattern in names)
         problems.append(Problem("missing", str(present), f"no partner {wanted}"))
     return Pairing(items, problems)
 
@@ -172,14 +181,12 @@ def _unit_hash(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
-def _by_stem(
-    folder: Path, paths: list[Path], problems: list[Problem], ending: str = ""
-) -> tuple[dict[str, Path], set[str]]:
-    """First file of each stem (without the ending), and the stems that stand twice (each added to `problems`)."""
+def _by_stem(folder: Path, paths: list[Path], problems: list[Problem]) -> tuple[dict[str, Path], set[str]]:
+    """First file of each stem, and the stems that stand twice (each added to `problems`)."""
     found: dict[str, Path] = {}
     twice: set[str] = set()
     for path in paths:
-        name = stem_key(path, folder).removesuffix(ending)
+        name = stem_key(path, folder)
         if name in found:
             twice.add(name)
             text = f"has the same name as {found[name].name}; names must differ in more than the suffix"

@@ -58,6 +58,11 @@ class SuperResolutionSettings(ListedSettings):
             raise ValueError("'high.kind' must be 'image': labels have no higher resolution")
         if self.augment.crop is not None and self.augment.crop % self.scale:
             raise ValueError(f"'augment.crop' is {self.augment.crop}, no multiple of 'scale', which is {self.scale}")
+        if self.degradation.kind == "second-order" and self.high.channels not in (1, 3):
+            raise ValueError(
+                f"'degradation' of the kind second-order knows grey and RGB: 'high.channels' must be 1 or 3, "
+                f"not {self.high.channels}"
+            )
         if self.low is not None and "degradation" in self.model_fields_set and self.degradation != BicubicSettings():
             raise ValueError("'degradation' makes the images that 'low' names: leave one of the two out")
         return self
@@ -92,9 +97,27 @@ class SuperResolutionSettings(ListedSettings):
             return None
         training = split == "train"
         transform = ResolutionTransform(self, training=training)
-        read = _ReadResolutions(self.specs(), self.scale, smallest=(self.augment.crop or 1) if training else 1)
+        read = _ReadResolutions(self, training=training)
         dataset = ImageDataset(pairing.items, transform.specs, read, transform, seed)
-        return self._with_cache(dataset, [self.scale, self.low is None], progress)
+        return self._with_cache(dataset, [self.scale, self.smallest(training=training)], progress)
+
+    def smallest(self, *, training: bool) -> int:
+        """Pixels of the high resolution that an image must have along either side."""
+        return max(self.scale, self.augment.crop or 1) if training else self.scale
+
+    def misfit(self, sizes: Mapping[str, tuple[int, int]], *, training: bool) -> tuple[str, str] | None:
+        """The side whose size is wrong, and why; None if the (height, width) of B, and of A where it is there, fit."""
+        height, width = sizes[HIGH]
+        smallest = self.smallest(training=training)
+        if min(height, width) < smallest:
+            key = "data.augment.crop" if smallest > self.scale else "data.scale"
+            return HIGH, f"is {width}x{height} pixels, expected at least {smallest} along either side ({key})"
+        if LOW in sizes and sizes[LOW] != (height // self.scale, width // self.scale):
+            given, expected = (
+                f"{size[1]}x{size[0]}" for size in (sizes[LOW], (height // self.scale, width // self.scale))
+            )
+            return LOW, f"is {given} pixels, expected {expected}: 1/{self.scale} of {width}x{height} (data.scale)"
+        return None
 
     def _patterns(self) -> list[str]:
         high = self.high.path or "{split}"
@@ -108,7 +131,7 @@ class SuperResolutionSettings(ListedSettings):
 
 
 class ResolutionTransform:
-    """The geometry of one split of images in two resolutions, as `translate.data.transforms.Transform` has it for one."""
+    """The geometry of one split of images in two resolutions: `translate.data.transforms.Transform` is that of one."""
 
     def __init__(self, settings: SuperResolutionSettings, *, training: bool) -> None:
         self.settings = settings
@@ -133,9 +156,10 @@ class ResolutionTransform:
             return dict(sample)
         high = sample[HIGH]
         spec = self.specs[HIGH]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(zlib.crc32(high.tobytes()))  # by the picture: the same under any name and index
-            low = self._degradation(normalise(torch.from_numpy(np.ascontiguousarray(high))[None], spec))
+        # By the picture: the same under any name and index. A generator of its own: threads that build a cache share
+        # torch's.
+        chance = torch.Generator().manual_seed(zlib.crc32(high.tobytes()))
+        low = self._degradation(normalise(torch.from_numpy(np.ascontiguousarray(high))[None], spec), chance)
         return {LOW: to_pixels(low, spec)[0], HIGH: high}
 
     def augment(self, sample: Mapping[str, Pixels], generator: np.random.Generator) -> dict[str, Pixels]:
@@ -160,26 +184,16 @@ class ResolutionTransform:
 class _ReadResolutions:
     """Reads the high resolution, and the low one where it is a file; cut to a multiple of the scale."""
 
-    def __init__(self, specs: Mapping[str, ImageSpec], scale: int, smallest: int) -> None:
-        self.specs = specs
-        self.scale = scale
-        self.smallest = smallest
+    def __init__(self, settings: SuperResolutionSettings, *, training: bool) -> None:
+        self.settings = settings
+        self.training = training
 
     def __call__(self, item: Item) -> dict[str, Pixels]:
-        path = item.paths[HIGH]
-        high = read_pixels(path, self.specs[HIGH])
-        height, width = (side // self.scale for side in high.shape[:2])
-        size = f"{high.shape[1]}x{high.shape[0]}"
-        needed = max(self.smallest, self.scale)
-        if min(height, width) * self.scale < needed:
-            raise ImageError(path, f"is {size} pixels, expected at least {needed} along either side (data.augment.crop)")
-        high = high[: height * self.scale, : width * self.scale]
-        if LOW not in item.paths:
-            return {HIGH: high}
-        low = read_pixels(item.paths[LOW], self.specs[LOW])
-        if low.shape[:2] != (height, width):
-            given = f"{low.shape[1]}x{low.shape[0]}"
-            raise ImageError(
-                item.paths[LOW], f"is {given} pixels, expected {width}x{height}: 1/{self.scale} of {path} with {size}"
-            )
-        return {LOW: low, HIGH: high}
+        spec, scale = self.settings.high.spec(), self.settings.scale
+        sample = {side: read_pixels(path, spec) for side, path in item.paths.items()}
+        sizes = {side: (pixels.shape[0], pixels.shape[1]) for side, pixels in sample.items()}
+        misfit = self.settings.misfit(sizes, training=self.training)
+        if misfit is not None:
+            raise ImageError(item.paths[misfit[0]], misfit[1])
+        height, width = (side // scale * scale for side in sizes[HIGH])
+        return {**sample, HIGH: sample[HIGH][:height, :width]}
