@@ -106,6 +106,30 @@ def test_training_samples_are_crops_turned_and_mirrored(photographs: Path) -> No
     assert {place % 4 for place, _ in places} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize("files", [False, True])
+def test_validation_sees_the_middle(photographs: Path, files: bool) -> None:
+    """On the grid of both resolutions; what is smaller stays whole, and a test split too."""
+    wholes = [picture(22, 31, seed)[:20, :28] for seed in (10, 11)]
+    for number, whole in enumerate(wholes):
+        write(photographs / "low" / f"{number}.png", shrunk(whole, 4))
+    keys: dict[str, Any] = {"validation": "test", "augment": {"crop": 16, "validation": 24}}
+    if files:
+        keys["low"] = "low"
+    dataset = settings(photographs, None, **keys).open("validation", seed=0)
+    assert dataset is not None
+    middle = wholes[1][:, 0:24]  # 28 - 24 pixels are one of the low resolution: none on the left
+    sample = dataset[1]
+    assert np.array_equal(sample["B"], middle)
+    expected = shrunk(wholes[1], 4)[:, :6] if files else shrunk(middle, 4)
+    assert np.array_equal(sample["A"], expected)
+    small = settings(photographs, None, **{**keys, "augment": {"crop": 16, "validation": 12}}).open("validation", 0)
+    assert small is not None and np.array_equal(small[1]["B"], wholes[1][4:16, 8:20])
+    if files:
+        assert np.array_equal(small[1]["A"], shrunk(wholes[1], 4)[1:4, 2:5])
+    test = settings(photographs, None, **keys).open("test", seed=0)
+    assert test is not None and test[1]["B"].shape == (20, 28, 3)
+
+
 def test_evaluation_has_whole_images_and_their_low_resolution(photographs: Path) -> None:
     sample = opened(photographs, "test")[1]
     whole = picture(22, 31, 11)[:20, :28]

@@ -34,6 +34,10 @@ class CropSettings(Settings):
     """Mirror left and right, for half of the samples."""
     rotate: bool = True
     """Turn by a random number of quarter turns."""
+    validation: int | None = Field(default=480, ge=1)
+    """Validation sees the middle of an image, at most so many pixels of the high resolution along either side: enough
+    to judge by, where a photograph of a camera would take minutes and all the memory; null takes whole images, as a
+    test split does."""
 
 
 class SuperResolutionSettings(ListedSettings):
@@ -56,8 +60,10 @@ class SuperResolutionSettings(ListedSettings):
         check_splits(self._patterns(), self.validation)
         if self.high.kind != "image":
             raise ValueError("'high.kind' must be 'image': labels have no higher resolution")
-        if self.augment.crop is not None and self.augment.crop % self.scale:
-            raise ValueError(f"'augment.crop' is {self.augment.crop}, no multiple of 'scale', which is {self.scale}")
+        for key in ("crop", "validation"):
+            size = getattr(self.augment, key)
+            if size is not None and size % self.scale:
+                raise ValueError(f"'augment.{key}' is {size}, no multiple of 'scale', which is {self.scale}")
         if self.degradation.kind == "second-order" and self.high.channels not in (1, 3):
             raise ValueError(
                 f"'degradation' of the kind second-order knows grey and RGB: 'high.channels' must be 1 or 3, "
@@ -84,7 +90,7 @@ class SuperResolutionSettings(ListedSettings):
         """The data set of a split, its cache built; None if there is no such split (validation and test alone).
 
         Training samples lack A where the method is to make it on the device. Evaluation has whole images, cut at the
-        bottom and the right to a multiple of the scale.
+        bottom and the right to a multiple of the scale; of the validation split the middle.
 
         Raises UserError for folders that do not fit.
         """
@@ -96,7 +102,8 @@ class SuperResolutionSettings(ListedSettings):
                 raise UserError("data, train: no image of high resolution (`translate data check`)")
             return None
         training = split == "train"
-        transform = ResolutionTransform(self, training=training)
+        middle = self.augment.validation if split == "validation" else None
+        transform = ResolutionTransform(self, training=training, middle=middle)
         read = _ReadResolutions(self, training=training)
         dataset = ImageDataset(pairing.items, transform.specs, read, transform, seed)
         return self._with_cache(dataset, [self.scale, self.smallest(training=training)], progress)
@@ -133,9 +140,10 @@ class SuperResolutionSettings(ListedSettings):
 class ResolutionTransform:
     """The geometry of one split of images in two resolutions: `translate.data.transforms.Transform` is that of one."""
 
-    def __init__(self, settings: SuperResolutionSettings, *, training: bool) -> None:
+    def __init__(self, settings: SuperResolutionSettings, *, training: bool, middle: int | None = None) -> None:
         self.settings = settings
         self.training = training
+        self.middle = middle
         self.makes_low = settings.low is None and not training
         specs = settings.specs()
         self.specs = specs if settings.low is not None or self.makes_low else {HIGH: specs[HIGH]}
@@ -144,14 +152,20 @@ class ResolutionTransform:
     @property
     def key(self) -> list[Any]:
         """All that `prepare` depends on: a part of the name of a disk cache."""
-        return [self.training, self.settings.degradation.model_dump(mode="json") if self.makes_low else None]
+        degradation = self.settings.degradation.model_dump(mode="json") if self.makes_low else None
+        return [self.training, self.middle, degradation]
 
     def fixed(self) -> ResolutionTransform:
         """The same without any chance: as of a split that is evaluated."""
         return ResolutionTransform(self.settings, training=False)
 
     def prepare(self, sample: Mapping[str, Pixels]) -> dict[str, Pixels]:
-        """Add the low resolution where evaluation needs it: (H, W, C) -> (H / scale, W / scale, C) of uint8."""
+        """Cut out the middle, and add the low resolution where evaluation needs it: (H, W, C) -> (H / scale, W / scale,
+        C) of uint8."""
+        if self.middle is not None:
+            units = {side: self.settings.scale if side == HIGH else 1 for side in sample}
+            cut = self.middle // self.settings.scale  # pixels of the low resolution
+            sample = {side: _middle(pixels, cut * units[side], units[side]) for side, pixels in sample.items()}
         if self._degradation is None:
             return dict(sample)
         high = sample[HIGH]
@@ -179,6 +193,13 @@ class ResolutionTransform:
                 part = part[:, ::-1]
             out[side] = np.rot90(part, int(turn * 4)) if augment.rotate else part
         return out
+
+
+def _middle(pixels: Pixels, size: int, unit: int) -> Pixels:
+    """The middle of (H, W, C), at most `size` along either side; begins at a multiple of `unit`."""
+    height, width = pixels.shape[:2]
+    top, left = (max(0, (side - size) // unit // 2) * unit for side in (height, width))
+    return pixels[top : top + size, left : left + size]
 
 
 class _ReadResolutions:
