@@ -36,6 +36,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "pix2pix": {"kind": "pix2pix", "generator": UNET, "discriminator": PATCH},
     "gan": {"kind": "gan", "generator": DCGAN, "discriminator": DCGAN, "latent": {"width": 6}},
     "cyclegan": {"kind": "cyclegan", "generator": RESNET, "discriminator": PATCH},
+    "srgan": {
+        "kind": "srgan",
+        "generator": {"kind": "srresnet", "blocks": 1, "width": 4},
+        "discriminator": None,
+    },
     "points": {"kind": "gan", "generator": MLP, "discriminator": MLP, "latent": {"width": 2}},
 }
 COLOURS = f"{__name__}:Colours"
@@ -97,6 +102,8 @@ def places(tmp_path: Path) -> dict[str, Path]:
     augment = {"resize": None, "crop": None, "flip": False}
     pairs = {"kind": "paired", "root": str(tmp_path / "pairs"), "validation": None, "workers": 0, "augment": augment}
     faces = {"kind": "folder", "root": str(tmp_path / "faces"), "validation": None, "augment": {"resize": 8, "crop": 8}}
+    high = {"kind": "super-resolution", "root": str(tmp_path / "target"), "scale": 2, "high": {"path": "."}}
+    high |= {"validation": None, "test": None, "workers": 0, "augment": {"crop": None}}
     code = torch.arange(12).reshape(3, 4) % 5
     write_tokens(tmp_path / "tokens.safetensors", TokenFile({"a": code}, {"a": (24, 32)}, 16, "0123456789abcdef" * 4))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
@@ -106,6 +113,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
         "RUN": export(runs / "0001-pix2pix", "pix2pix", pairs),
         "GAN": export(runs / "0002-gan", "gan", faces),
         "CYCLE": export(runs / "0004-cycle", "cyclegan", {**pairs, "kind": "unpaired"}),
+        "ENLARGER": export(runs / "0005-srgan", "srgan", high),
         "POINTS": export(runs / "0003-points", "points", {"kind": "toy", "samples": 400}),
         "TOKENS": tmp_path / "tokens.safetensors",
         "OTHER": tmp_path / "other.safetensors",
@@ -247,6 +255,32 @@ def test_a_run_without_pairs(call: Any, places: dict[str, Path]) -> None:
     assert (places["CYCLE"] / "evaluation" / "folder-mean" / "evaluation.json").is_file()
 
 
+def test_a_run_that_enlarges(call: Any, places: dict[str, Path]) -> None:
+    """On luma less a border of its factor unless asked otherwise, beside bicubic; its stages have their own place."""
+    said = call("ENLARGER", "TARGET", "--baselines", "--json", "--grid", places["TMP"] / "grid.png")
+    found = [Evaluation.model_validate(each) for each in json.loads(said.out)]
+    assert said.code == 0 and [each.subject for each in found] == ["0005-srgan/last at step 12", "bicubic"]
+    for each in found:
+        assert [score.label for score in each.scores] == ["PSNR", "SSIM", "consistency PSNR"]
+        settings = [(score.protocol["channels"], score.protocol["border"]) for score in each.scores]
+        assert settings == [("luma", 2), ("luma", 2), ("rgb", 0)]
+        assert all(score.protocol["low resolution"] == "bicubic uint8" for score in each.scores)
+    assert found[1].scores[0].value > 30  # smooth pictures
+    assert cv2.imread(str(places["TMP"] / "grid.png")).shape == (3 * 16, 2 * 3 * 16 + 12, 3)
+    for name in ("folder", "folder-bicubic"):
+        assert (places["ENLARGER"] / "evaluation" / name / "evaluation.json").is_file()
+    table = call("ENLARGER", "TARGET", "--baselines").out
+    assert "bicubic" in table and "channels luma, border 2, window gaussian 11x11" in table
+    plain = call("ENLARGER", "TARGET", "--rgb", "--border", 0, "--measures", "psnr", "--json").evaluation
+    assert plain.scores[0].protocol["channels"] == "rgb" and plain.scores[0].protocol["border"] == 0
+
+    stage = places["ENLARGER"] / "stage-pixel.safetensors"
+    stage.write_bytes((places["ENLARGER"] / "last.safetensors").read_bytes())
+    said = call(stage, "--measures", "ssim", "--json")
+    assert list(said.values) == ["ssim"] and said.evaluation.subject == "0005-srgan/stage-pixel at step 12"
+    assert (places["ENLARGER"] / "evaluation" / "train-stage-pixel" / "evaluation.json").is_file()
+
+
 def rename(path: Path, name: bytes) -> Path:
     return path.rename(path.parent / os.fsdecode(name))
 
@@ -381,6 +415,12 @@ MISTAKES = [
     (["RUN", "--set", "data.root=/nowhere"], "/nowhere"),
     (["RUN", "--direction", "sideways"], "has no direction 'sideways'; it offers AtoB"),
     (["RUN", "--split", "validation"], "there is no such split"),
+    (["ENLARGER", "MISSING"], "missing"),
+    (["ENLARGER", "EMPTY"], "no images in this folder"),
+    (["ENLARGER", "TARGET", "--split", "test"], "is a folder, which has none"),
+    (["ENLARGER", "TARGET", "--set", "data.low=nowhere"], "nowhere: there is no such folder"),
+    (["ENLARGER", "TARGET", "--direction", "BtoA"], "has no direction 'BtoA'; it offers AtoB"),
+    (["ENLARGER", "--measures", "psnr", "--border", 9], "border: 9 pixels at each side leave nothing of an image"),
     (["RUN", "--measures", "parzen"], "parzen: needs a run that makes samples of noise"),
     (["GAN", "--grid", "x.png", "--measures", "frechet", "--features", COLOURS, "-n", 4], "neither inputs nor targets"),
     (["GAN", "--measures", "psnr", "-n", 4], "psnr compares each output with its target, but no output here has one"),

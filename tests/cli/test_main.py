@@ -130,6 +130,38 @@ def test_from_folders_to_results(
     assert "odd.png" in (out / "index.html").read_text()
 
 
+def test_a_run_that_enlarges_says_how_to_convert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (30 + number, 33, 3), dtype=np.uint8)
+        cv2.imwrite(str(photographs / f"{number}.png"), pixels if number else pixels[..., 0])  # one of them grey
+    (photographs / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    changes = [
+        "method.generator={blocks: 1, width: 4}",
+        f"data.root={photographs}",
+        "data.augment.crop=24",
+        "data.workers=0",
+        "data.validation=0.2",
+        "data.scale=2",
+        "training.batch_size=2",
+        "training.precision=fp32",
+        "training.stages=[{length: 8 steps, optimiser: {kind: Adam, lr: 2e-4}}]",
+    ]
+    sets = [part for item in changes for part in ("--set", item)]
+    train = ["train", "srresnet", "--runs", str(tmp_path / "runs"), *sets]
+    code, _, err = call(*train, monkeypatch=monkeypatch, capsys=capsys)
+    run = tmp_path / "runs" / "0001-srresnet"
+    assert code == 0, err
+    assert f"finished after 16 images; convert with: translate convert {run} IN OUT" in err
+    assert "skipped: " in err and "broken.jpg" in err
+    convert = ["convert", str(run), str(photographs / "1.png"), str(tmp_path / "out"), "--device", "cpu"]
+    assert call(*convert, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert cv2.imread(str(tmp_path / "out" / "1.png")).shape == (62, 66, 3)
+
+
 def test_a_second_run_gets_the_next_number_and_resuming_a_finished_one_changes_nothing(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -77,6 +78,50 @@ def test_layers_are_those_of_torchvision(network: str, ends: dict[str, int], tmp
         torch.testing.assert_close(found[name], of_fake, atol=1e-4, rtol=1e-4)
         expected += weights[name] * (of_fake - of_real).abs().mean().item()
     assert loss(fake, real).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_squared_distance_is_that_of_the_paper(small: Path) -> None:
+    """SRGAN's equation 5, features divided by 12.75: a weight of its square."""
+    features = vgg("vgg19", 4)
+    settings = PerceptualSettings(weights=small, layers={"relu1_2": 1}, distance="l2", weight=(1 / 12.75) ** 2)
+    fake, real = images(2, 3, 8, 8), images(2, 3, 8, 8).flip(0)
+    of_fake, of_real = (features(normalised(x)) / 12.75 for x in (fake, real))
+    found = settings.weight * settings.build()(fake, real)
+    torch.testing.assert_close(found, (of_fake - of_real).square().mean(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_before_the_activation_what_is_negative_counts_too(distance: Literal["l1", "l2"], small: Path) -> None:
+    before, after = (
+        PerceptualSettings(weights=small, layers={f"{kind}1_2": 1}, distance=distance).build()
+        for kind in ("conv", "relu")
+    )
+    fake, real = images(1, 3, 8, 8), images(1, 3, 8, 8).flip(-1)
+    negative = before.features(fake)["conv1_2"]
+    assert (negative < 0).any()
+    torch.testing.assert_close(after.features(fake)["relu1_2"], negative.clamp(min=0))
+    assert before(fake, real) > after(fake, real)
+
+
+def test_bfloat16_is_near_and_float16_is_not_used(tmp_path: Path) -> None:
+    """Eight layers that each round to 2^-9 in both images: their distance is right to sqrt(2 * 8) 2^-9, 0.8 %, where
+    it is as large as the features; the slope's direction is lost by the ReLUs that flip, a hundredth of it here."""
+    path = tmp_path / "vgg.safetensors"
+    save_file(named(vgg("vgg19", 17)), path)
+    loss = PerceptualSettings(weights=path, layers={"conv3_4": 1}, distance="l2").build()
+    fake, real = images(1, 3, 32, 32), images(1, 3, 32, 32).flip(-1)
+    values, slopes = [], []
+    for dtype in (None, torch.bfloat16, torch.float16):
+        x = fake.clone().requires_grad_()
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            values.append(loss(x, real))
+            assert loss(real, real) == 0  # rounded alike
+        values[-1].backward()
+        slopes.append(x.grad.flatten())
+    assert all(value.dtype == torch.float32 for value in values)
+    assert values[2] == values[0] and torch.equal(slopes[2], slopes[0])
+    assert values[1] != values[0] and values[1].item() == pytest.approx(values[0].item(), rel=0.008)
+    assert torch.cosine_similarity(slopes[1], slopes[0], dim=0) > 0.98
 
 
 def test_weights_are_frozen_and_in_no_checkpoint(small: Path) -> None:

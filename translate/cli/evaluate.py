@@ -49,7 +49,11 @@ def evaluate(
     ],
     target: Annotated[
         Path | None,
-        typer.Argument(metavar="[TARGET]", help="The folder they are measured against; a run knows its own data."),
+        typer.Argument(
+            metavar="[TARGET]",
+            help="The folder they are measured against; a run knows its own data. For a run that enlarges: pictures of "
+            "the high resolution.",
+        ),
     ] = None,
     measures: Annotated[
         str | None,
@@ -67,7 +71,8 @@ def evaluate(
     ] = None,
     direction: Annotated[str | None, typer.Option(help="AtoB or BtoA.", show_default="all that the run has")] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also measure what learnt nothing: the input, the mean image.")
+        bool,
+        typer.Option("--baselines", help="Also measure what learnt nothing: the input (or bicubic), the mean image."),
     ] = False,
     images: Annotated[
         int | None,
@@ -76,8 +81,14 @@ def evaluate(
         ),
     ] = None,
     matched: Annotated[bool, typer.Option("--matched", help="Leave out names without a partner.")] = False,
-    luma: Annotated[bool, typer.Option("--luma", help="Pixel measures on Y of YCbCr, as in super-resolution.")] = False,
-    border: Annotated[int, typer.Option(min=0, help="Pixels left out at each side by pixel measures.")] = 0,
+    luma: Annotated[
+        bool | None,
+        typer.Option("--luma/--rgb", help="Pixel measures on Y of YCbCr.", show_default="--luma where a run enlarges"),
+    ] = None,
+    border: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pixels left out at each side by pixel measures.", show_default="0; a run's scale"),
+    ] = None,
     features: Annotated[
         str, typer.Option(metavar="NAME", help="Of set measures: inception, or your package.module:callable.")
     ] = "inception",
@@ -182,6 +193,8 @@ def evaluate(
             )
         elif generative:
             subject = subjects.generative(weights, **common, **where, **of_noise, target=target)
+        elif weights.config.data.kind == "super-resolution":
+            subject = subjects.enlarging(weights, names, **common, **where, target=target, direction=direction)
         else:
             subject = subjects.translating(
                 weights, names, **common, **where, target=target, matched=matched, direction=direction
@@ -193,8 +206,8 @@ def evaluate(
         options = Options(
             measures=tuple(names),
             protocol=ProtocolSettings(
-                channels="luma" if luma else "rgb",
-                border=border,
+                channels="luma" if (subject.scale > 1 if luma is None else luma) else "rgb",
+                border=(subject.scale if subject.scale > 1 else 0) if border is None else border,
                 features=features,
                 resize=resize.value,
                 crop=crop,
@@ -264,7 +277,8 @@ def _folder(out: Path | None, weights: Weights | None, place: str, name: str) ->
         return out / name if name else out
     if weights is None or not (weights.path.parent / "config.yaml").is_file():
         return None
-    return weights.path.parent / "evaluation" / (f"{place}-{name}" if name else place)
+    stage = weights.path.stem if weights.path.stem.startswith("stage-") else ""
+    return weights.path.parent / "evaluation" / "-".join(filter(None, (place, stage, name)))
 
 
 def _finish(evaluations: list[Evaluation], folders: list[Path | None], *, as_json: bool, quiet: bool) -> None:

@@ -70,7 +70,7 @@ def train(
     if outcome.reason == "interrupted":
         say(f"stopped; continue with: translate train --resume {run.path}", quiet=quiet)
         raise typer.Exit(130)
-    if settings.data.kind in ("paired", "unpaired"):
+    if settings.data.kind in ("paired", "unpaired", "super-resolution"):
         use = f"convert with: translate convert {run.path} IN OUT"
     else:
         use = f"make pictures with: translate sample {run.path} -n 64 --out OUT"

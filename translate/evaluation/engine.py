@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -39,6 +39,8 @@ from translate.metrics.segmentation import Confusion, Segmenter
 FEATURE_BATCH = 16
 """Images in a step of the feature network on a CPU; on a GPU four times as many."""
 
+_PLAIN = ProtocolSettings()
+
 T = TypeVar("T")
 Progress = Callable[[int], None]
 
@@ -70,6 +72,10 @@ class Match:
     """Label maps that a segmenter should find in the outputs, in the order of the targets."""
     sets: bool = True
     """Whether outputs and targets are compared as sets too. Not so a cycle: it came from what it is held against."""
+    told: Mapping[str, Value] = field(default_factory=dict)
+    """What a number depends on beside what the measures themselves say: how inputs were made."""
+    measures: tuple[str, ...] | None = None
+    """Those of pairs that mean something here, over all channels and pixels; None for all, by the chosen protocol."""
 
 
 class _Seen(NamedTuple):
@@ -191,6 +197,8 @@ class _MatchRun:
         advance: Callable[[], None],
     ) -> None:
         self.match, self.options, self.advance = match, options, advance
+        if match.measures is not None:
+            pair_meter = PairMeter([n for n in options.measures if n in match.measures], _PLAIN, options.device)
         self.pair_meter = pair_meter if match.pairs is not None and pair_meter and pair_meter.names else None
         self.set_meter = set_meter if match.sets and _of_images(match) else None
         self.measured = 0
@@ -360,7 +368,8 @@ class _MatchRun:
         first = f"; the first: {self.failed[0]}" if self.failed else ""
 
         def score(name: str, value: float, protocol: dict[str, Value]) -> None:
-            found.append(Score(measure=name, part=match.part, value=value, protocol=protocol))  # type: ignore[arg-type]
+            told = {**match.told, **protocol}
+            found.append(Score(measure=name, part=match.part, value=value, protocol=told))  # type: ignore[arg-type]
 
         if (self.pair_meter or self.confusion) and not self.measured:
             raise UserError(f"{match.predicted.title}: no pair could be compared{first}")

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from translate.data.datasets import ImageDataset
+from translate.data.degradation import Degradation
 from translate.data.files import expand, stem_key
-from translate.data.images import ImageFile, Pixels, load_pixels_like, read_pixels
+from translate.data.images import ImageFile, Pixels, load_pixels_like, normalise, read_pixels, to_pixels
+from translate.data.matlab import imresize
 from translate.data.spec import ImageSpec
 from translate.data.transforms import AugmentSettings, Transform
 from translate.errors import ImageError, UserError
@@ -181,6 +184,38 @@ class TranslatedPictures(Pictures):
                 self._room -= data.nbytes
                 self._kept[index] = data
             yield then(data)
+
+
+class EnlargedPictures(Pictures):
+    """Pictures enlarged by MATLAB's `imresize` of doubles, rounded once: what super-resolution is compared with."""
+
+    def __init__(self, source: Pictures, scale: int) -> None:
+        self.source, self.scale = source, scale
+        self.title, self.names, self.spec = "bicubic", source.names, source.spec
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        def enlarged(pixels: Pixels) -> R:
+            top = np.iinfo(pixels.dtype).max
+            levels = torch.from_numpy(pixels.astype(np.float64).transpose(2, 0, 1)[None])  # (1, C, H, W)
+            made = (imresize(levels, self.scale) + 0.5).floor().clamp(0, top)[0].permute(1, 2, 0)
+            return then(made.numpy().astype(pixels.dtype))
+
+        return self.source.stream(indices, enlarged)
+
+
+class DegradedPictures(Pictures):
+    """Pictures made small again, uint8."""
+
+    def __init__(self, source: Pictures, degradation: Degradation) -> None:
+        self.source, self.degradation = source, degradation
+        self.title, self.names, self.spec = f"{source.title}, made small again", source.names, source.spec
+
+    def stream(self, indices: Sequence[int], then: Callable[[Pixels], R]) -> Iterator[R | ImageError]:
+        def made_small(pixels: Pixels) -> R:
+            images = normalise(torch.from_numpy(np.ascontiguousarray(pixels[None])), self.spec)
+            return then(to_pixels(self.degradation(images), self.spec)[0])
+
+        return self.source.stream(indices, made_small)
 
 
 class SampledPictures(Pictures):

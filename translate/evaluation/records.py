@@ -111,7 +111,8 @@ def read_record(path: Path, label: str) -> Record:
 
 
 def _read_weights(record: Record) -> None:
-    for name in ("best", "last"):
+    stages = sorted(file.stem for file in record.path.glob("stage-*.safetensors"))
+    for name in (*stages, "best", "last"):
         file = record.path / f"{name}.safetensors"
         if not file.is_file():
             continue

@@ -17,14 +17,18 @@ from translate import config as configs
 from translate.config import Config
 from translate.data import DataSettings
 from translate.data.datasets import ImageDataset, UnpairedDataset
+from translate.data.degradation import BicubicSettings
 from translate.data.images import Pixels, normalise, visible, write_image
 from translate.data.spec import ImageSpec, Split
+from translate.data.super_resolution import HIGH, LOW, CropSettings, SuperResolutionSettings
 from translate.data.tokens import read_tokens
 from translate.data.toys import PointDataset, ToySettings
 from translate.devices import Precision
 from translate.errors import ImageError, UserError
 from translate.evaluation.engine import Match
 from translate.evaluation.pictures import (
+    DegradedPictures,
+    EnlargedPictures,
     FilePictures,
     Pictures,
     SamePicture,
@@ -50,6 +54,7 @@ from translate.metrics.scores import (
     ImageScores,
     MeasureName,
     Score,
+    Value,
 )
 from translate.metrics.scores import (
     Pictures as Shown,
@@ -79,6 +84,8 @@ class Subject:
     aims: tuple[str, ...] = ()
     """The sides that a run's translations aim at: of as many matches, the first ones."""
     notes: list[str] = field(default_factory=list)
+    scale: int = 1
+    """Pixels of an output per pixel of its input. Above 1 the field measures luma, less a border of so many pixels."""
 
 
 # ---- two folders ---------------------------------------------------------------------------------------------------
@@ -178,7 +185,10 @@ def data_of(weights: Weights, overrides: Sequence[str]) -> DataSettings:
             )
     toy = isinstance(weights.config.data, ToySettings)  # which has no cache
     uncached = [] if toy else ["data.cache=none", "data.cache_folder=null"]
-    raw = configs.apply_overrides(weights.config.model_dump(mode="json"), [*uncached, *overrides])
+    raw = weights.config.model_dump(mode="json")
+    if any(item.startswith("data.low=") for item in overrides):
+        del raw["data"]["degradation"]  # files take its place
+    raw = configs.apply_overrides(raw, [*uncached, *overrides])
     return configs.validate(raw, str(weights.path), overrides).data
 
 
@@ -220,7 +230,7 @@ def translating(
         UserError: nothing can be measured.
     """
     data = data_of(weights, overrides)
-    assert not isinstance(data, ToySettings)
+    assert not isinstance(data, ToySettings | SuperResolutionSettings)
     method = build_for_inference(weights)
     if direction is not None:
         method.require_direction(direction, weights.path)
@@ -288,6 +298,66 @@ def translating(
     return Subject(matches, _title(weights), place, name, tuple(aims), notes)
 
 
+def enlarging(
+    weights: Weights,
+    measures: Sequence[str] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    split: Split | None = None,
+    direction: str | None = None,
+    target: Path | None = None,
+    images: int | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Subject:
+    """A run that enlarges images: what it makes of a split's low resolutions, or a folder's, against the high ones.
+
+    The low resolutions of a folder are made as the run's own, or lie where `--set data.low=FOLDER` says (from the
+    present folder on). Where they are bicubic the outputs are also made small again and held against them.
+
+    Args:
+        target: a folder of images of high resolution.
+
+    Raises:
+        UserError: there are none, or low resolutions that do not fit them.
+    """
+    build_for_inference(weights).require_direction(direction or "AtoB", weights.path)
+    data = data_of(weights, overrides)
+    assert isinstance(data, SuperResolutionSettings)
+    name: Split | None = None
+    if target is not None:
+        if split is not None:
+            raise UserError(f"--split: {target} is a folder, which has none; leave one of the two out")
+        low = data.low if any(item.startswith("data.low=") for item in overrides) else None
+        of_files = {"root": Path(), "low": low, "validation": None, "augment": CropSettings(crop=None)}
+        high = data.high.model_copy(update={"path": str(target)})
+        data = data.model_copy(update={**of_files, "high": high})
+        dataset, _ = open_split(data, "train")
+        place = readable(target)
+    else:
+        dataset, name = open_split(data, split)
+        place = f"{name} split of {_root(data)}"
+    assert isinstance(dataset, ImageDataset)
+    source, truth = (SidePictures(dataset, side, place) for side in (LOW, HIGH))
+    translator = Translator.load(weights.path, device=device, precision=precision)
+    # Now, for the network is rewritten when it first runs, and meanwhile no other thread, such as one that makes low
+    # resolutions, may call a module (torch.fx). What fails here fails for each picture, and is listed there.
+    for depth in (np.uint8, np.uint16):
+        with contextlib.suppress(RuntimeError, ValueError, MemoryError):
+            translator.run([np.zeros((1, 1, source.spec.width), depth)])
+    outputs = TranslatedPictures(translator, source, keep=KEPT_BYTES)  # what is made small again is made once
+    pairs = [(i, i) for i in _spread(len(source.names), images)]
+    bicubic = data.degradation if isinstance(data.degradation, BicubicSettings) else None
+    made = f"bicubic {bicubic.convention}" if bicubic else data.degradation.kind
+    told: dict[str, Value] = {"scale": data.scale, "low resolution": "files" if data.low is not None else made}
+    matches = [Match(outputs, truth, pairs, told=told)]
+    if bicubic and data.scale > 1 and (measures is None or "psnr" in measures):
+        again = DegradedPictures(outputs, bicubic.build(data.scale))
+        told = {**told, "made small": made}
+        matches.append(Match(again, source, pairs, "consistency", sets=False, told=told, measures=("psnr",)))
+    return Subject(matches, _title(weights), place, name, (HIGH,), scale=data.scale)
+
+
 def generative(
     weights: Weights,
     *,
@@ -318,16 +388,17 @@ def generative(
 
 
 def _title(weights: Weights) -> str:
-    folder = weights.path.parent.name if weights.path.stem in ("best", "last") else ""
-    return readable(f"{folder}/{weights.path.stem} at step {weights.step:,}".lstrip("/"))
+    stem = weights.path.stem
+    folder = weights.path.parent.name if stem in ("best", "last") or stem.startswith("stage-") else ""
+    return readable(f"{folder}/{stem} at step {weights.step:,}".lstrip("/"))
 
 
 def baselines(
     weights: Weights, subject: Subject, measures: Sequence[str], overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Subject], list[str]]:
     """What a run's translations are like if nobody had to learn them: `input`, the inputs themselves, and `mean`, the
-    mean of the training images of the side that they aim at (of pairs alone: as a set it has no spread). And a line for
-    what makes no sense here.
+    mean of the training images of the side that they aim at (of pairs alone: as a set it has no spread). For a run that
+    enlarges `bicubic`, its inputs enlarged so. And a line for what makes no sense here.
 
     Raises:
         UserError: the subject is no run that translates.
@@ -339,6 +410,15 @@ def baselines(
         )
     found: dict[str, Subject] = {}
     notes: list[str] = []
+    if subject.scale > 1:
+        first, *again = subject.matches
+        assert isinstance(first.predicted, TranslatedPictures)
+        enlarged = EnlargedPictures(first.predicted.source, subject.scale)
+        matches = [replace(first, predicted=enlarged)]
+        for match in again:
+            assert isinstance(match.predicted, DegradedPictures)
+            matches.append(replace(match, predicted=DegradedPictures(enlarged, match.predicted.degradation)))
+        return {"bicubic": replace(subject, matches=matches, title="bicubic", aims=())}, notes
     same: list[Match] = []
     for _, match in translations:
         assert isinstance(match.predicted, TranslatedPictures)
@@ -426,7 +506,7 @@ def default_measures(subject: Subject) -> tuple[list[str], list[str]]:
         return of_cycles, [lacking]
     if first.target.spec.kind == "labels":
         return list(LABEL_NAMES), notes
-    names = ["l1", "psnr", "ssim"]
+    names = ["l1", "psnr", "ssim"] if subject.scale == 1 else ["psnr", "ssim"]
     if store.find("lpips-alex") is not None:
         names.append("lpips-alex")
     else:
@@ -551,7 +631,8 @@ def show_best_and_worst(evaluation: Evaluation, subject: Subject, folder: Path, 
         chosen += [("worst", n, image) for n, image in enumerate(ranked[::-1][:count], 1)]
     for rank, number, image in chosen:
         files: dict[str, str] = {}
-        for caption, pixels, spec in _row(match, *places[image.name]):
+        row = _row(match, *places[image.name])
+        for caption, pixels, spec in row if subject.scale == 1 else _magnified(row, subject.scale):
             name = f"{rank}-{number}-{caption}.webp"
             write_image(folder / name, _small(pixels, spec), quality=90)
             files[caption] = name
@@ -578,7 +659,10 @@ def write_grid(path: Path, subject: Subject, rows: int = 10) -> None:
         UserError: the images differ in size, or the file cannot be written.
     """
     matches = grid_matches(subject)
-    columns = [_spread_rows(match, rows // len(matches)) for match in matches]
+    columns = [_spread_rows(match, rows // len(matches), subject.scale) for match in matches]
+    if subject.scale > 1:
+        least = min((min(picture.shape[:2]) for line in columns[0] for picture in line), default=0)
+        columns = [[[_middle(picture, least) for picture in line] for line in columns[0]]]
     if len(columns) == 1:
         (lines,) = columns
         half = -(-len(lines) // 2)
@@ -594,7 +678,7 @@ def write_grid(path: Path, subject: Subject, rows: int = 10) -> None:
     write_image(path, np.concatenate([np.concatenate(line, axis=1) for line in lines]))
 
 
-def _spread_rows(match: Match, rows: int) -> list[list[Pixels]]:
+def _spread_rows(match: Match, rows: int, scale: int) -> list[list[Pixels]]:
     """Evenly spaced rows of a match; bad ones, which the evaluation lists, are left out."""
     pairs: Sequence[tuple[int, int | None]]
     if match.pairs is not None:
@@ -604,7 +688,9 @@ def _spread_rows(match: Match, rows: int) -> list[list[Pixels]]:
     found = []
     for number in _evenly(len(pairs), rows):
         with contextlib.suppress(ImageError):
-            found.append([_rgb(pixels, spec) for _, pixels, spec in _row(match, *pairs[number])])
+            row = _row(match, *pairs[number])
+            shown = row if scale == 1 else _magnified(row, scale)
+            found.append([_rgb(pixels, spec) for _, pixels, spec in shown])
     return found
 
 
@@ -628,6 +714,20 @@ def _row(match: Match, p: int, t: int | None) -> list[tuple[str, Pixels, ImageSp
             raise pixels
         found.append((caption, pixels, pictures.spec))
     return found
+
+
+def _magnified(row: list[tuple[str, Pixels, ImageSpec]], scale: int) -> list[tuple[str, Pixels, ImageSpec]]:
+    """The row of a run that enlarges, to be looked at pixel by pixel: the input's become squares of as many pixels as
+    the output has for them, and of each picture there is the middle, of the side that fits all and a card."""
+    (caption, pixels, spec), *others = row
+    row = [(caption, pixels.repeat(scale, axis=0).repeat(scale, axis=1), spec), *others]
+    return [(caption, _middle(pixels, THUMBNAIL), spec) for caption, pixels, spec in row]
+
+
+def _middle(pixels: Pixels, side: int) -> Pixels:
+    """(H, W, C) -> (side, side, C), less where the picture is smaller."""
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def _rgb(pixels: Pixels, spec: ImageSpec) -> Pixels:

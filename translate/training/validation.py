@@ -97,6 +97,7 @@ class Validator:
         method.eval()
         chance = torch.Generator().manual_seed(0)  # the same noise each time, so that steps compare
         values: dict[str, list[float]] = {}
+        beside: dict[str, list[float]] = {}
         outputs: dict[str, Any] = {}
         references: dict[str, Any] = {}
         broken: set[str] = set()
@@ -105,7 +106,9 @@ class Validator:
                 tensors = to_device(batch, specs, self.device)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     comparisons = method.comparisons(tensors, chance)
-                for part, (output, target, spec) in comparisons.items():
+                for part, (output, target, spec, others) in comparisons.items():
+                    for name, each in others.items():
+                        beside.setdefault(_key(part, name), []).extend(each.tolist())
                     if self.pairs and part in self.paired:
                         for name, each in self.pairs(output.float(), target, spec).items():
                             values.setdefault(_key(part, name), []).extend(each.tolist())
@@ -126,6 +129,7 @@ class Validator:
                 found = dict.fromkeys(self.sets.names, math.nan) if gone else self.sets.scores(outputs[part], reference)
                 means |= {_key(part, name): value for name, value in found.items()}
         chosen = [value for key, value in means.items() if key.rpartition("/")[2] == self.best]
+        means |= mean_of(beside)
         return {**means, "best": sum(chosen) / len(chosen)} if chosen else means
 
     def _collect(self, kept: dict[str, Any], part: str, images: torch.Tensor, spec: Spec, names: list[str]) -> None:
