@@ -202,15 +202,6 @@ def test_caches_workers_and_resuming_change_nothing(photographs: Path, cache: st
         assert same(list(evaluation_batches(dataset, batch_size=2, workers=workers, device=CPU)), expected)
 
 
-def test_a_disk_cache_knows_what_was_too_small(tmp_path: Path) -> None:
-    """What does not fit one crop may fit another: not the same file."""
-    write(tmp_path / "train" / "1.png", picture(24, 24))
-    folder = {"cache": "disk", "cache_folder": tmp_path / "cache"}
-    with pytest.raises(UserError, match="expected at least 32"):
-        opened(tmp_path, crop=32, **folder)[0]
-    assert opened(tmp_path, crop=16, **folder)[0]["B"].shape == (16, 16, 3)
-
-
 def test_deep_grey_and_transparent_files(tmp_path: Path) -> None:
     deep, grey, clear = picture(24, 24, 1, dtype=np.uint16), picture(24, 24, 2, 1), picture(24, 24, 3, 4)
     write(tmp_path / "test" / "1.png", deep)
@@ -237,18 +228,26 @@ def test_deep_grey_and_transparent_files(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- what does not fit
 
 
-def test_training_replaces_what_is_too_small_and_says_so(photographs: Path) -> None:
-    write(photographs / "train" / "small.png", picture(15, 40))
-    batches = take(opened(photographs), 6)
-    problems = [text for batch in batches for text in batch["problems"]]
-    path = photographs / "train" / "small.png"
-    assert problems == [f"{path}: is 40x15 pixels, expected at least 16 along either side (data.augment.crop)"]
-    assert all(name != "small" for batch in batches for name in batch["name"])
+def test_training_leaves_out_what_is_too_small_and_says_so(photographs: Path) -> None:
+    """Even where most are; the count is told once, and whoever cannot be read waits for the reader."""
+    for number in range(20):
+        write(photographs / "train" / f"small{number}.png", picture(15, 40))
+    (photographs / "train" / "broken.png").write_bytes(b"no picture")
+    dataset = opened(photographs)
+    assert len(dataset) == 6
+    assert dataset.notes == [
+        "20 of 26 images are smaller than the 16 pixels of a crop and left out (data.augment.crop)"
+    ]
+    batches = take(dataset, 9)
+    assert {name for batch in batches for name in batch["name"]} <= set("01234")
+    problems = {text for batch in batches for text in batch["problems"]}
+    assert problems and all("broken.png: " in problem for problem in problems)
+    assert opened(photographs, crop=None).notes == []
 
 
 def test_all_too_small_ends_the_run(photographs: Path) -> None:
-    with pytest.raises(UserError, match=r"images in a row.*expected at least 64 along either side") as caught:
-        take(opened(photographs, crop=64), 1)
+    with pytest.raises(UserError, match="5 of 5 images are smaller than the 64 pixels of a crop; lower") as caught:
+        opened(photographs, crop=64)
     assert "\n" not in str(caught.value)
 
 

@@ -61,6 +61,8 @@ class ImageDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.cache: Cache | None = None
+        self.notes: list[str] = []
+        """What the person who trains with it should hear once."""
         self.layout: list[Any] = []
         """What decides how files become sides beside the specs; plain values alone."""
         self._read = read

@@ -14,7 +14,7 @@ from translate.data.cache import Progress
 from translate.data.datasets import ImageDataset, ListedSettings, SideSettings, check_splits, refusal
 from translate.data.degradation import BicubicSettings, Degradation, DegradationSettings
 from translate.data.files import find_images, stem_key
-from translate.data.images import normalise, read_pixels, to_pixels
+from translate.data.images import normalise, probe, read_pixels, to_pixels
 from translate.data.pairing import Item, Pairing, pair_folders
 from translate.data.spec import ImageSpec, Split
 from translate.data.transforms import Pixels
@@ -92,6 +92,8 @@ class SuperResolutionSettings(ListedSettings):
         Training samples lack A where the method is to make it on the device. Evaluation has whole images, cut at the
         bottom and the right to a multiple of the scale; of the validation split the middle.
 
+        What is smaller than the crop is left out of training (`ImageDataset.notes` says so).
+
         Raises UserError for folders that do not fit.
         """
         pairing = self.pairing(split)
@@ -105,8 +107,23 @@ class SuperResolutionSettings(ListedSettings):
         middle = self.augment.validation if split == "validation" else None
         transform = ResolutionTransform(self, training=training, middle=middle)
         read = _ReadResolutions(self, training=training)
-        dataset = ImageDataset(pairing.items, transform.specs, read, transform, seed)
+        items = [item for item in pairing.items if self._is_large_enough(item)] if training else pairing.items
+        small = len(pairing.items) - len(items)
+        told = f"{small} of {len(pairing.items)} images are smaller than the {self.augment.crop} pixels of a crop"
+        if not items:
+            raise UserError(f"data, train: {told}; lower data.augment.crop")
+        dataset = ImageDataset(items, transform.specs, read, transform, seed)
+        if small:
+            dataset.notes.append(f"{told} and left out (data.augment.crop)")
         return self._with_cache(dataset, [self.scale, self.smallest(training=training)], progress)
+
+    def _is_large_enough(self, item: Item) -> bool:
+        """For training, by the header; who cannot read it will hear from the reader."""
+        try:
+            header = probe(item.paths[HIGH])
+        except ImageError:
+            return True
+        return min(header.height, header.width) >= self.smallest(training=True)
 
     def smallest(self, *, training: bool) -> int:
         """Pixels of the high resolution that an image must have along either side."""

@@ -145,6 +145,8 @@ class Trainer:
         if dataset is None:
             raise UserError("data.train: names no split to train on")
         self.dataset = dataset
+        for note in getattr(dataset, "notes", ()):
+            watcher.message(note)
         self.validation_set = config.data.open("validation", config.seed)
         self.specs = config.data.specs()
 
