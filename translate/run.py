@@ -175,7 +175,7 @@ class Run:
         return None
 
     def export(self, name: str, config: Config, networks: nn.ModuleDict, step: int, images: int) -> Path:
-        """Write `best`, `last` or `stage-NAME`.safetensors: the exported networks with the config inside, ready to convert."""
+        """Write `best`, `last` or `stage-NAME`.safetensors: the exported networks, ready to convert, the config inside."""
         path = self.path / f"{name}.safetensors"
         try:
             write_weights(path, config, networks, step, images)
@@ -254,6 +254,49 @@ def load_weights(path: Path) -> Weights:
     if version > FORMAT:
         raise UserError(f"{file}: was written by a newer translate ({content.get('version')}); update this one")
     return Weights(configs.validate(raw, str(file)), tensors, step, images, file, direction)
+
+
+def stages_of(path: Path) -> tuple[Weights, Weights]:
+    """What a run's first stage ended with, and its last weights; UserError where it has no such two."""
+    if not path.is_dir():
+        raise UserError(
+            f"{path}: is no run folder, so it has not the weights of two stages; give the run, or no --alpha"
+        )
+    last = path / "last.safetensors"
+    second = load_weights(last if last.is_file() else path)
+    stages = second.config.training.stages
+    first = path / f"stage-{stages[0].name}.safetensors"
+    if len(stages) < 2:
+        raise UserError(f"{path}: was trained in one stage, so there is nothing to choose between; leave out --alpha")
+    if not first.is_file():
+        raise UserError(
+            f"{path}: has no {first.name} yet, which it writes at the end of its first stage; train it on with "
+            f"'translate train --resume {path}', or leave out --alpha"
+        )
+    return load_weights(first), second
+
+
+def interpolated(first: Weights, second: Weights, share: float) -> Weights:
+    """(1 - share) first + share second, tensor by tensor (ESRGAN, Wang et al., arXiv 1809.00219, equation 4).
+
+    In float64, the tensors' types stay. What is no float, such as batch norm's count, is the second's.
+
+    Raises:
+        UserError: their tensors differ in name or shape.
+    """
+    for name in [*second.tensors, *first.tensors]:
+        shapes = [tuple(one.tensors[name].shape) if name in one.tensors else "missing" for one in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{first.path} and {second.path} are of different networks: '{name}' is {shapes[0]} and {shapes[1]}"
+            )
+
+    def between(name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return ((1 - share) * first.tensors[name].double() + share * tensor.double()).to(tensor.dtype)
+
+    return second._replace(tensors={name: between(name, tensor) for name, tensor in second.tensors.items()})
 
 
 def build_for_inference(weights: Weights) -> Method:

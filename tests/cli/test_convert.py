@@ -126,6 +126,79 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+# Super-resolution
+
+
+@pytest.fixture(scope="module")
+def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of SRGAN that has finished both stages: x4, weights of its own in each."""
+    folder = tmp_path_factory.mktemp("upscaler")
+    changes = ["generator.blocks=1", "generator.width=4", "discriminator.spectral_norm=false"]
+    settings = configs.load("srgan-bsds", [*(f"method.{change}" for change in changes), f"data.root={folder}"])
+    (folder / "config.yaml").write_text(configs.dump(settings))
+    for seed, name in enumerate(("stage-pixel", "last")):
+        torch.manual_seed(seed)
+        method = settings.method.build(settings.data)
+        Run(folder).export(name, settings, method.exported(), step=seed, images=seed)
+    return folder
+
+
+def test_an_upscaler_makes_larger_images(
+    upscaler: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--device", "cpu", "--precision", "fp32", "--quiet"]
+
+    def made(name: str, *options: str) -> np.ndarray:
+        assert run([upscaler, folder, tmp_path / name, *common, *options], monkeypatch) == 0
+        return read_image(tmp_path / name / "sub" / "b.png").pixels
+
+    assert made("four").shape == (80, 120, 3)
+    assert made("two", "--outscale", "2").shape == (40, 60, 3)
+    np.testing.assert_array_equal(made("tiled", "--tile", "32", "--overlap", "exact"), made("four"))
+    expected = Translator.load(upscaler, device="cpu", precision="fp32", alpha=0.25)(folder / "sub" / "b.png")
+    np.testing.assert_array_equal(made("between", "--alpha", "0.25"), expected)
+    assert (expected != made("four")).any()
+
+
+def test_tiles_that_fade_are_told(
+    upscaler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8))
+    options = ["--device", "cpu", "--tile", "64", "--overlap", "4"]
+    assert run([upscaler, tmp_path / "a.png", tmp_path / "b.png", *options], monkeypatch) == 0
+    said = capsys.readouterr().err
+    assert "tiles fade into each other: at most " in said and "grey levels" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "--overlap", "wide"], "expected auto, exact or a number of pixels"),
+        (["RUN", "--overlap", "0"], "overlap 0: expected"),
+        (["RUN", "--outscale", "0"], "expected a factor above 0"),
+        (["RUN/last.safetensors", "--alpha", "0.5"], "is no run folder"),
+        (["PIX2PIX", "--alpha", "0.5"], "was trained in one stage"),
+        (["RUN", "--tile", "31"], "expected at least 32 pixels"),
+    ],
+)
+def test_mistakes_of_an_upscaler_are_one_line(
+    upscaler: Path,
+    weights: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    first, *options = arguments
+    model = first.replace("RUN", str(upscaler)).replace("PIX2PIX", str(weights.parent))
+    assert run([model, folder, tmp_path / "out", "--device", "cpu", *options], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_interrupt_is_exit_code_130(
     weights: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

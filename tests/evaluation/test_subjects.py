@@ -474,7 +474,8 @@ def both_ways(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(path: Path, *, direction: str, **_: Any) -> Translator:
         return Translator(Halves(*LAWS[direction]), ImageSpec(), ImageSpec(), device="cpu", precision="fp32")
 
-    monkeypatch.setattr(subjects, "build_for_inference", lambda _: SimpleNamespace(directions=("AtoB", "BtoA"), require_direction=print))
+    method = SimpleNamespace(directions=("AtoB", "BtoA"), require_direction=print)
+    monkeypatch.setattr(subjects, "build_for_inference", lambda _: method)
     monkeypatch.setattr(subjects.Translator, "load", load)
     return run
 
@@ -574,7 +575,8 @@ def test_one_direction_alone_is_a_set(
     assert values(of(two_way, "frechet", direction="BtoA")[0]) == pytest.approx(values(expected), rel=1e-6)
     with pytest.raises(UserError, match="l1 compares each output with its target, but no output here has one"):
         of(two_way, "l1", direction="BtoA")
-    monkeypatch.setattr(subjects, "build_for_inference", lambda _: SimpleNamespace(directions=("BtoA",), require_direction=print))
+    method = SimpleNamespace(directions=("BtoA",), require_direction=print)
+    monkeypatch.setattr(subjects, "build_for_inference", lambda _: method)
     assert values(of(two_way, "frechet")[0]) == pytest.approx(values(expected), rel=1e-6)  # such as CUT
 
 

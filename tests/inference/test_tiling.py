@@ -271,6 +271,19 @@ def test_there_is_no_seam_and_naive_tiles_have_one(norm: str) -> None:
         assert seam(tiled, whole, 64) < 1.2
 
 
+def test_cut_halos_share_the_statistics_too() -> None:
+    """Of 22 pixels that the network sees, tiles see 12. What lies deeper inside has the whole image's colours."""
+    network, image = resnet(upsampling="resize"), calm()
+    assert receptive_radius(network, 1) == 22
+    whole = convert(network, image, tile="off")
+    exact, cut = (convert(network, image, tile=64, tile_passes=7, overlap=overlap) for overlap in ("exact", 12))
+    assert np.abs(exact - whole).max() <= 8
+    apart = np.abs(cut - whole)
+    assert apart.max() > LEVEL and apart.mean() < LEVEL / 2
+    inside = [apart[top + 16 : top + 48, left + 16 : left + 48] for top in (0, 64, 128) for left in (0, 64, 128, 192)]
+    assert np.mean(inside) < LEVEL / 10
+
+
 # The translator's choice
 
 
@@ -374,7 +387,7 @@ def test_short_memory_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_choices_that_cannot_be() -> None:
-    with pytest.raises(UserError, match="tile 16: expected at least 64"):
+    with pytest.raises(UserError, match="tile 16: expected at least 32"):
         Translator(resnet(), GREY, GREY, device="cpu", tile=16)
     with pytest.raises(UserError, match="protocol 'paper'"):
         Translator(resnet(), GREY, GREY, device="cpu", tile=256, protocol="paper")
@@ -415,6 +428,6 @@ def test_the_command_converts_a_large_file(
     assert run("off", "whole.png")[0] == 0
     made, whole = (read_image(tmp_path / name).pixels.astype(int) for name in ("made.png", "whole.png"))
     assert whole.std() > 5 and np.abs(made - whole).max() <= 1
-    for wrong, message in (("large", "expected auto, off or a side in pixels"), ("8", "expected at least 64 pixels")):
+    for wrong, message in (("large", "expected auto, off or a side in pixels"), ("8", "expected at least 32 pixels")):
         code, said = run(wrong, "never.png")
         assert code == 2 and message in said and said.count("\n") == 1

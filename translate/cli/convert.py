@@ -14,7 +14,7 @@ from translate.errors import PartialFailure, UserError
 
 if TYPE_CHECKING:
     from translate.inference.folder import Summary
-    from translate.inference.translator import TileName
+    from translate.inference.translator import OverlapName, TileName
 
 
 class Precision(str, Enum):
@@ -55,9 +55,31 @@ def convert(
         str,
         typer.Option(
             metavar="auto|off|PIXELS",
-            help="Run large images in tiles of this side, without seams; auto: above 4 megapixels (GPU: 16).",
+            help="Run large images in tiles of this side, without seams; auto: results above 4 megapixels (GPU: 16).",
         ),
     ] = "auto",
+    overlap: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|exact|PIXELS",
+            help="How far tiles see; exact: as far as the network; auto: exact where that is cheap.",
+        ),
+    ] = "auto",
+    outscale: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Results of so many times the input's size.", show_default="as the network makes them"
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Of a run of two stages: 0 the first, 1 the last, weights between.",
+            show_default="the best weights",
+        ),
+    ] = None,
     format: Annotated[Format, typer.Option(help="File format of the results.")] = Format.keep,
     quality: Annotated[
         int | None,
@@ -101,6 +123,9 @@ def convert(
         precision=precision.value,
         protocol=protocol.value,
         tile=_tile(tile),
+        overlap=_overlap(overlap),
+        outscale=outscale,
+        alpha=alpha,
     )
     planned = plan(translator, inputs, output, options)
     parts, unit = (100, "converting, %") if len(planned.items) == 1 else (1, "converting")
@@ -126,6 +151,16 @@ def _tile(text: str) -> int | TileName:
         return "off"
     if not text.isascii() or not text.isdigit():
         raise UserError(f"--tile {text}: expected auto, off or a side in pixels, such as 1024")
+    return int(text)
+
+
+def _overlap(text: str) -> int | OverlapName:
+    if text == "auto":
+        return "auto"
+    if text == "exact":
+        return "exact"
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"--overlap {text}: expected auto, exact or a number of pixels, such as 32")
     return int(text)
 
 

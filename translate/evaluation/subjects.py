@@ -340,11 +340,6 @@ def enlarging(
     assert isinstance(dataset, ImageDataset)
     source, truth = (SidePictures(dataset, side, place) for side in (LOW, HIGH))
     translator = Translator.load(weights.path, device=device, precision=precision)
-    # Now, for the network is rewritten when it first runs, and meanwhile no other thread, such as one that makes low
-    # resolutions, may call a module (torch.fx). What fails here fails for each picture, and is listed there.
-    for depth in (np.uint8, np.uint16):
-        with contextlib.suppress(RuntimeError, ValueError, MemoryError):
-            translator.run([np.zeros((1, 1, source.spec.width), depth)])
     outputs = TranslatedPictures(translator, source, keep=KEPT_BYTES)  # what is made small again is made once
     pairs = [(i, i) for i in _spread(len(source.names), images)]
     bicubic = data.degradation if isinstance(data.degradation, BicubicSettings) else None

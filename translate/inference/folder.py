@@ -18,7 +18,6 @@ from translate.data.files import SUFFIXES, expand
 from translate.data.images import (
     DEFAULT_MAX_PIXELS,
     ImageFile,
-    load_pixels_like,
     probe,
     read_image,
     write_image,
@@ -277,7 +276,7 @@ class _Work:
         self.changed: Counter[str] = Counter()  # suffix asked for -> results that it could not hold
         self.readers = ThreadPoolExecutor(READERS, "read")
         self.writers = ThreadPoolExecutor(WRITERS, "write")
-        self.writing: deque[tuple[_Loaded, Future[Item]]] = deque()
+        self.writing: deque[tuple[_Loaded, int, Future[Item]]] = deque()  # and the pixels of the result
         self.stopped = False
 
     def run(self) -> None:
@@ -364,7 +363,7 @@ class _Work:
         able = _suffix_for(suffix, self.translator.target, deep=deep, alpha=self._keeps_alpha(image))
         if able != suffix:
             item = Item(item.source, item.destination.with_suffix(able), item.name)
-        return _Loaded(item, image, load_pixels_like(image, self.translator.source))
+        return _Loaded(item, image, self.translator.prepare(image))
 
     def _keeps_alpha(self, image: ImageFile) -> bool:
         target = self.translator.target
@@ -397,17 +396,18 @@ class _Work:
 
     def _write(self, loaded: _Loaded, pixels: Pixels) -> None:
         while self.writing and (
-            len(self.writing) >= LOOK_AHEAD or sum(one.size for one, _ in self.writing) > LOOK_AHEAD_PIXELS
+            len(self.writing) >= LOOK_AHEAD or sum(size for _, size, _ in self.writing) > LOOK_AHEAD_PIXELS
         ):
             self._collect()
-        while self.writing and self.writing[0][1].done():
+        while self.writing and self.writing[0][2].done():
             self._collect()
-        self.writing.append((loaded, self.writers.submit(self._save, loaded, pixels)))
+        size = pixels.shape[0] * pixels.shape[1]
+        self.writing.append((loaded, size, self.writers.submit(self._save, loaded, pixels)))
 
     def _save(self, loaded: _Loaded, pixels: Pixels) -> Item:
         """In a writer's thread."""
         image, destination = loaded.image, loaded.item.destination
-        alpha = self.translator.alpha_for(image, pixels)
+        pixels, alpha = self.translator.finish(image, pixels)
         if self.translator.target.kind == "image" and pixels.shape[2] in (2, 4):
             pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])
         # Class numbers have no colour space; other profiles that do not fit are left out by `write_image`.
@@ -417,7 +417,7 @@ class _Work:
 
     def _collect(self) -> None:
         """Wait for the oldest write and count it. An interrupt while it waits leaves it in the queue."""
-        loaded, future = self.writing[0]
+        loaded, _, future = self.writing[0]
         if not future.cancelled():
             future.exception()
         self.writing.popleft()
@@ -450,6 +450,10 @@ class _Work:
         for suffix, count in sorted((+self.changed).items()):
             what = "result that" if count == 1 else "results that"
             self.summary.notes.append(f"{count} {what} {suffix} cannot hold (16 bits, alpha) became .png")
+        if self.translator.deviation is not None:
+            self.summary.notes.append(
+                f"tiles fade into each other: {self.translator.deviation} (--overlap exact: none)"
+            )
         order = {item.name: position for position, item in enumerate(self.plan.items)}
         self.summary.results.sort(key=lambda item: order[item.name])
         self.summary.failed.sort(key=lambda failure: str(failure[0]))

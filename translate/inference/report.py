@@ -31,6 +31,8 @@ THUMBNAIL = 320
 QUALITY = 85
 """WebP quality of those pictures."""
 
+_LARGEST = 1 << 40
+"""Pixels of a picture: the inputs were admitted before, and results may be many times as large."""
 _COMPARED = {name: MEASURES[name] for name in ("l1", "psnr", "ssim")}
 
 
@@ -118,7 +120,7 @@ def write_report(
 
 
 def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
-    pair = [read_pixels(path, spec) for path in (output, target)]
+    pair = [read_pixels(path, spec, max_pixels=_LARGEST) for path in (output, target)]
     if pair[0].shape != pair[1].shape:
         sizes = " and ".join(f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in pair)
         raise UserError(f"output and target differ in size ({sizes}): not compared")
@@ -128,10 +130,10 @@ def _compare(output: Path, target: Path, spec: ImageSpec) -> dict[str, float]:
 
 def _write_thumbnail(path: Path, thumbnail: Path, spec: ImageSpec) -> tuple[int, int]:
     """A small picture of any image we can read; its width and height."""
-    image = read_image(path)
+    image = read_image(path, max_pixels=_LARGEST)
     pixels, alpha = image.pixels, image.alpha
     if spec.kind == "labels" and spec.palette is None:
-        pixels, alpha = _coloured(read_pixels(path, spec), spec.width), None
+        pixels, alpha = _coloured(read_pixels(path, spec, max_pixels=_LARGEST), spec.width), None
     if pixels.shape[2] not in (1, 3):
         pixels = pixels[..., :3] if pixels.shape[2] > 3 else pixels[..., :1]
     scale = min(1.0, THUMBNAIL / max(pixels.shape[:2]))

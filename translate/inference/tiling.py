@@ -1,9 +1,11 @@
 """Large images, tile by tile, without seams.
 
 Two things make tiles visible. The first is what a network does not see beyond a tile's border: each tile is given a
-halo as wide as the network looks, so that its core comes out as if the whole image had been there. The second are
-norms over the whole image (instance, group and layer norm), which shift a tile's colours by the tile's own contents:
-here all tiles are normalised with the same statistics, those of the whole image.
+halo as wide as the network looks, so that its core comes out as if the whole image had been there; to the bit where
+the network is made of convolutions (on a CPU: translate.inference.precision.SteadyConvolution). Where that would cost
+too much, tiles get a narrower halo and fade into each other (`Blend`), and the difference that this makes is measured.
+The second are norms over the whole image (instance, group and layer norm), which shift a tile's colours by the tile's
+own contents: here all tiles are normalised with the same statistics, those of the whole image.
 
 How these are found. Statistics s_1 ... s_n of the n norms belong together: those of norm i are what the whole image has
 there when it was normalised with s_1 ... s_(i-1) before,
@@ -39,20 +41,31 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from translate.data.images import Pixels
+from translate.inference.precision import in_torch_s_layers
 
 PASSES = 2
 """Over all tiles to measure statistics; one more makes the result."""
 SIDE = 1024
 """Pixels of a tile's core where nobody chose: with ResNet-9's halo, 1.4 pixels are run for each that is kept."""
-SMALLEST_SIDE = 64
+ENLARGED_SIDE = 2048
+"""Where the network enlarges, pixels of what becomes of the core: at x4 512, with SRResNet's halo 1.3 for each."""
+SMALLEST_SIDE = 32
 """Where memory is short, tiles are halved down to this: below it they are halo for the most part."""
 AUTO_PIXELS = 1 << 22
-"""Larger images run in tiles where nobody chose. ResNet-9 takes 0.86 GiB a megapixel in float32 (docs/large-images.md):
-4.2 megapixels are 4.2 GiB with all else, which a machine of 8 GiB has."""
+"""Larger results are made in tiles where nobody chose. ResNet-9 takes 0.86 GiB a megapixel in float32
+(docs/large-images.md): 4.2 megapixels are 4.2 GiB with all else, which a machine of 8 GiB has. SRResNet takes less."""
 GPU_AUTO_PIXELS = 1 << 24
 """On a GPU: half of that a megapixel in bf16. Where it is too much, the GPU says so, and tiles are run then."""
 FARTHEST = 4096
 """Pixels: a network that looks farther is taken to see the whole image, and does not run in tiles."""
+DEAREST = 2.0
+"""Pixels run for each that is kept, at most, where nobody chose the overlap: halos that cost more are cut."""
+OVERLAP = 32
+"""Pixels of the halo then (docs/large-images.md has what they leave)."""
+PROBE = 64
+"""Side in pixels of the part where cut halos are compared with whole ones."""
+PROBE_AT_MOST = 4
+"""Times as many pixels as a tile's window are run for it, or it is not done: memory is for tiles."""
 
 
 class Box(NamedTuple):
@@ -102,6 +115,101 @@ def tiles(height: int, width: int, side: int, halo: int, multiple: int) -> list[
     ]
 
 
+def automatic_side(scale: int) -> int:
+    """Pixels of a tile's core where nobody chose."""
+    return SIDE if scale == 1 else ENLARGED_SIDE // scale
+
+
+def affordable(halo: int, side: int) -> bool:
+    """Whether tiles of this side with this halo run no more than DEAREST times the pixels that they keep."""
+    return (side + 2 * halo) ** 2 <= DEAREST * side**2
+
+
+def enlarged(box: Box, scale: int) -> Box:
+    """What becomes of these pixels."""
+    return Box(*(edge * scale for edge in box))
+
+
+class Blend:
+    """Joins the tiles of an image, given row by row, and hands on what is finished.
+
+    With a `ramp` each tile fades out across its core's borders, from `ramp` pixels inside to `ramp` outside, while its
+    neighbour fades in: weights rise along a straight line and add up to 1. Of what is not finished just the ramps are
+    kept: of one tile's right border, and of a row's lower one.
+
+    Args:
+        height, width: of the joined image.
+        ramp: in its pixels; 0: cores stand side by side. No core may be narrower than twice that.
+    """
+
+    def __init__(self, height: int, width: int, ramp: int) -> None:
+        self.height, self.width, self.ramp = height, width, ramp
+        self.beside = torch.empty(0)
+        self.below = torch.empty(0)
+
+    def add(self, tile: Tile, made: Tensor) -> tuple[Box, Tensor]:
+        """(1, C, h, w), the tile's whole window -> where the finished part belongs, and (1, C, h', w'), float32."""
+        core, window = tile
+        ramp, band = self.ramp, 2 * self.ramp
+        first, last = (core.top == 0, core.left == 0), (core.bottom == self.height, core.right == self.width)
+        top, left = (edge if end else edge - ramp for edge, end in zip((core.top, core.left), first, strict=True))
+        bottom, right = (
+            edge if end else edge + ramp for edge, end in zip((core.bottom, core.right), last, strict=True)
+        )
+        part = made[:, :, top - window.top : bottom - window.top, left - window.left : right - window.left].float()
+        if not ramp:
+            return Box(top, bottom, left, right), part
+        rows = _fade(bottom - top, band, first[0], last[0]).to(part.device)
+        part = part * rows[:, None] * _fade(right - left, band, first[1], last[1]).to(part.device)
+        if not first[1]:
+            part[..., :band] += self.beside
+        if not last[1]:
+            self.beside, part, right = part[..., -band:].clone(), part[..., :-band], right - band
+        if not first[0]:
+            part[..., :band, :] += self.below[..., left:right].to(part.device)
+        if not last[0]:
+            if not self.below.numel():  # in host memory: it is as wide as the image
+                self.below = torch.empty(*part.shape[:2], band, self.width)
+            self.below[..., left:right] = part[..., -band:, :]
+            part, bottom = part[..., :-band, :], bottom - band
+        return Box(top, bottom, left, right), part
+
+
+def _fade(length: int, band: int, first: bool, last: bool) -> Tensor:
+    """Weights (length,) that rise over `band` pixels and fall over the last; at the image's edges they stay 1."""
+    weights = torch.ones(length)
+    rising = (torch.arange(band) + 0.5) / band
+    if not first:
+        weights[:band] = rising
+    if not last:
+        weights[-band:] = 1 - rising
+    return weights
+
+
+def crossing(cut: Sequence[Tile], height: int, width: int, multiple: int) -> Box:
+    """A part of the image, PROBE pixels wide at most, around the borders of tiles that are nearest its middle."""
+    edges = []
+    for length, borders in (
+        (height, {tile.core.top for tile in cut} - {0}),
+        (width, {tile.core.left for tile in cut} - {0}),
+    ):
+        middle = min(sorted(borders) or [length // 2], key=lambda border: abs(2 * border - length))
+        start = max(0, min(middle - PROBE // 2, length - PROBE)) // multiple * multiple
+        edges += [start, min(length, start + -(-PROBE // multiple) * multiple)]
+    return Box(*edges)
+
+
+def around(box: Box, halo: int, height: int, width: int, multiple: int) -> Box:
+    """The window that shows a box and its halo; the box begins and ends on multiples of `multiple`, or at the end."""
+    reach = -(-halo // multiple) * multiple
+    return Box(
+        max(0, box.top - reach),
+        min(height, box.bottom + reach),
+        max(0, box.left - reach),
+        min(width, box.right + reach),
+    )
+
+
 def small_copy(pixels: Pixels, area: int, multiple: int, smallest: int, *, labels: bool) -> Pixels:
     """The whole image (H, W, C) with about `area` pixels at most, of a size that the network takes.
 
@@ -149,8 +257,6 @@ def receptive_radius(network: nn.Module, channels: int) -> int:
             start = -(-reach // multiple) * multiple
             length = 2 * start + multiple
             shape = (1, channels, short, length) if axis == 3 else (1, channels, length, short)
-            # Through 3x3 kernels of weights 1/3 a gradient shrinks by 3 a layer at its edge, and the sum grows by 3:
-            # 345 layers of RRDBNet stay within float64's 1e-308 to 1e308, and the outputs small.
             with torch.inference_mode(False), torch.enable_grad():
                 strip = torch.full(shape, 1e-200, dtype=torch.float64, device=device, requires_grad=True)
                 made = probe(strip)
@@ -170,7 +276,7 @@ def receptive_radius(network: nn.Module, channels: int) -> int:
 def _positive(network: nn.Module) -> nn.Module:
     """A copy in float64 whose norms do nothing and whose weights are all positive."""
     with torch.inference_mode(False):
-        probe = copy.deepcopy(network).double().eval().requires_grad_(False)
+        probe = in_torch_s_layers(copy.deepcopy(network)).double().eval().requires_grad_(False)
     for parameter in probe.parameters():
         # Biases and slopes are 0. Whatever is not replaced below is positive.
         parameter.data.fill_(0.0 if parameter.dim() < 2 else 1 / parameter[0].numel())
@@ -183,10 +289,22 @@ def _positive(network: nn.Module) -> nn.Module:
     return probe
 
 
-class _Blurring(nn.Module):
-    """What a convolution does whose weights are all equal: the mean of the channels, seen through one kernel.
+class _Seen(torch.autograd.Function):
+    """Hands a gradient on as 1 wherever there is one: through RRDBNet's 350 layers it underflows in float64."""
 
-    With C channels in and out this is C^2 times less work. k x k weights of 1/k add up to k.
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return (gradients[0] != 0).to(gradients[0].dtype)
+
+
+class _Blurring(nn.Module):
+    """What a convolution does whose weights are all equal: the mean of the channels, averaged under one kernel.
+
+    With C channels in and out this is C^2 times less work.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
@@ -195,13 +313,14 @@ class _Blurring(nn.Module):
         taps = layer.weight[0, 0].numel()
         self.kernel = copy.copy(layer)  # its strides, padding and dilation
         self.kernel._parameters = {
-            "weight": nn.Parameter(layer.weight.new_full((1, 1, *layer.kernel_size), taps**-0.5), requires_grad=False),
+            "weight": nn.Parameter(layer.weight.new_full((1, 1, *layer.kernel_size), 1 / taps), requires_grad=False),
             "bias": None,
         }
         self.kernel.groups = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        blurred: Tensor = self.kernel(x.mean(1, keepdim=True))
+        mean: Tensor = _Seen.apply(x.mean(1, keepdim=True))
+        blurred: Tensor = self.kernel(mean)
         return blurred.repeat(1, self.channels, 1, 1)
 
 
