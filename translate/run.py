@@ -175,7 +175,7 @@ class Run:
         return None
 
     def export(self, name: str, config: Config, networks: nn.ModuleDict, step: int, images: int) -> Path:
-        """Write `best`, `last` or `stage-NAME`.safetensors: the exported networks, the config inside, ready to convert."""
+        """Write `best`, `last` or `stage-NAME`.safetensors: the exported networks with the config inside."""
         path = self.path / f"{name}.safetensors"
         try:
             write_weights(path, config, networks, step, images)
