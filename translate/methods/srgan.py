@@ -94,7 +94,7 @@ class SRGAN(Method):
         self.spec = data.high.spec()
         width = self.spec.width
         players: dict[str, nn.Module] = {}
-        if settings.discriminator is not None:
+        if settings.discriminator is not None and not inference:  # spectral norm takes seconds to begin with
             players["discriminator"] = settings.discriminator.build(width)
         players["generator"] = settings.generator.build(width, width, data.scale)
         self.players = nn.ModuleDict(players)
