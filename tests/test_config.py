@@ -172,7 +172,7 @@ def test_differences_names_dotted_keys() -> None:
         ({"method__generator": {"kind": "unett"}}, "FILE: 'method.generator.kind' is 'unett', expected one of resnet, unet; did you mean 'unet'?"),
         ({"method__generator": {"depth": 7}}, "FILE: 'method.generator.kind' is missing; expected one of resnet, unet"),
         ({"method__generator": {"knid": "unet"}}, "FILE: unknown key 'method.generator.knid'; did you mean 'method.generator.kind'?"),
-        ({"data__kind": "pared"}, "FILE: 'data.kind' is 'pared', expected one of folder, paired, toy, unpaired; did you mean 'paired'?"),
+        ({"data__kind": "pared"}, "FILE: 'data.kind' is 'pared', expected one of folder, paired, super-resolution, toy, unpaired; did you mean 'paired'?"),
         ({"name": "a b/c"}, "FILE: 'name' is \"a b/c\": string should match pattern"),
         ({"data__A": {"kind": "labels"}}, "FILE: 'data.A': a side of kind 'labels' needs 'classes'"),
         ({"training": [1]}, "FILE: 'training' is [1]: input should be"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from translate import devices
-from translate.devices import cpu_multiplies_bf16, resolve_device, resolve_precision
+from translate.devices import cpu_multiplies_bf16, exact_float32, resolve_device, resolve_precision
 from translate.errors import UserError
 
 
@@ -76,3 +77,20 @@ def test_the_cpu_s_flags_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu_multiplies_bf16() == ("avx512_bf16" in flags or "amx_tile" in flags)
     monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
     assert not cpu_multiplies_bf16()
+
+
+def test_threads_that_compute_exactly_leave_the_settings_as_they_were() -> None:
+    """The first one to end must not end it for the second, nor the second bring back what the first one set."""
+    backends: Any = torch.backends
+    before = backends.cudnn.conv.fp32_precision
+    first, second = exact_float32(torch.device("cpu")), exact_float32(torch.device("cpu"))
+    backends.cudnn.conv.fp32_precision = "tf32"
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert backends.cudnn.conv.fp32_precision == "ieee"
+        second.__exit__(None, None, None)
+        assert backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        backends.cudnn.conv.fp32_precision = before

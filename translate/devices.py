@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -60,17 +61,29 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
     Torch lets cuDNN's convolutions use TF32 unless told otherwise: features then differ in the third digit.
     """
+    global _exact_users
     backends: Any = torch.backends  # the stubs know just some of them
     places = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
-    before = [place.fp32_precision for place in places]
+    with _exact_lock:
+        if not _exact_users:
+            _before_exact[:] = [place.fp32_precision for place in places]
+            for place in places:
+                place.fp32_precision = "ieee"
+        _exact_users += 1
     try:
-        for place in places:
-            place.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        with _exact_lock:
+            _exact_users -= 1
+            if not _exact_users:  # threads may overlap: the last one puts back what the first one found
+                for place, precision in zip(places, _before_exact, strict=True):
+                    place.fp32_precision = precision
+
+
+_exact_lock = threading.Lock()
+_exact_users = 0
+_before_exact: list[Any] = []
 
 
 def keep_freed_memory() -> None:

@@ -87,9 +87,10 @@ def test_a_stopped_run_ends_in_the_same_bytes(variant: str, root: Path, tmp_path
     assert_same_runs(whole, run)
 
     rows = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 3, 4, 6, 6, 8, 9, 10, 11, 11]  # each 2 steps, validation each 3
-    assert [row["stage"] for row in rows if "stage" in row] == ["pixels"] * 2 + ["game"] * 4
-    assert "discriminator/discriminator" not in rows[0] and "discriminator/discriminator" in rows[3]
+    # Each 2 steps, validation each 3, and both where a stage ends (5).
+    assert [row["step"] for row in rows] == [2, 3, 4, 5, 5, 6, 6, 8, 9, 10, 11, 11]
+    assert [row["stage"] for row in rows if "stage" in row] == ["pixels"] * 3 + ["game"] * 4
+    assert "discriminator/discriminator" not in rows[3] and "discriminator/discriminator" in rows[5]
     assert len(run.checkpoint_folders()) == config.checkpoints.keep
 
     before = {path: path.read_bytes() for path in run.path.glob("*.safetensors")}

@@ -162,7 +162,7 @@ class SecondNoiseSettings(NoiseSettings):
     """Factor of the Poisson one (`poisson_scale_range2`)."""
 
 
-class StageSettings(Settings):
+class PassSettings(Settings):
     """The first time that a picture is stored or sent. Null leaves a part out."""
 
     blur: BlurSettings | None = BlurSettings()
@@ -175,7 +175,7 @@ class StageSettings(Settings):
     """Lowest and highest quality (`jpeg_range`)."""
 
 
-class SecondStageSettings(Settings):
+class SecondPassSettings(Settings):
     """The second time. Null leaves a part out; without `resize` the size becomes the low resolution's at once."""
 
     blur: SecondBlurSettings | None = SecondBlurSettings()
@@ -195,9 +195,9 @@ class SecondOrderSettings(Settings):
     """
 
     kind: Literal["second-order"] = "second-order"
-    first: StageSettings = StageSettings()
+    first: PassSettings = PassSettings()
     """Around the size of the high resolution."""
-    second: SecondStageSettings = SecondStageSettings()
+    second: SecondPassSettings = SecondPassSettings()
     """Around the size of the low resolution."""
     final_sinc: Probability = 0.8
     """Share of the images that end with a sinc filter (`final_sinc_prob`)."""
