@@ -14,13 +14,12 @@ one thread, so that other work on the machine does not count. Peak memory is tha
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from rounds import in_turns, pair_batches, time_steps
+from rounds import compare_steps, pair_batches, time_steps
 
 PLAIN = "plain"
 OURS: dict[str, list[str]] = {
@@ -124,31 +123,13 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "gib": memory_in_use(torch.device(options.device))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--set", action="append", default=[], help="change a key of the config, for both")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--row", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.row:
-        print(json.dumps(measure(options.row, options)))
-        return
-
-    arguments = ["--steps", str(options.steps), "--size", str(options.size), "--device", options.device]
-    arguments += [part for change in options.set for part in ("--set", change)]
-    found = in_turns(__file__, [PLAIN, *OURS], options.rounds, arguments)
-    if options.json:
-        print(json.dumps({"size": options.size, "rows": found}))
-        return
-    print(f"CycleGAN, {options.size}x{options.size}, batch 1, {options.rounds} rounds of {options.steps} steps")
-    for row, values in found.items():
-        ratio = found[PLAIN]["seconds"] / values["seconds"]
-        print(f"  {row:<26} {values['seconds'] * 1e3:9.0f} ms a step {ratio:6.2f}x   {values['gib']:5.2f} GiB peak")
-
-
 if __name__ == "__main__":
-    main()
+    compare_steps(
+        __file__,
+        __doc__,
+        [PLAIN, *OURS],
+        measure,
+        title="CycleGAN, {size}x{size}, batch 1",
+        size=("size", 256),
+        steps=2,
+    )

@@ -5,6 +5,7 @@ So neither row's allocator state helps another, and all see the same weather.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -58,6 +59,51 @@ def time_steps(
     for batch in batches:
         step(batch)
     return (now() - begun) / len(batches)
+
+
+def compare_steps(
+    script: str,
+    doc: str | None,
+    rows: Sequence[str],
+    measure: Callable[[str, argparse.Namespace], dict[str, float]],
+    *,
+    title: str,
+    size: tuple[str, int],
+    steps: int,
+) -> None:
+    """The command line of a benchmark of training steps, and its table.
+
+    Args:
+        rows: what is measured in turns; the baseline first.
+        measure: a row and the options -> its `seconds` a step and peak memory `gib`.
+        title: with the options' names in braces.
+        size: name and default of the option that says how large a step is.
+        steps: as many in a round by default.
+    """
+    name, default = size
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--set", action="append", default=[], help="change a key of the config")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(measure(options.row, options)))
+        return
+
+    arguments = ["--steps", str(options.steps), f"--{name}", str(getattr(options, name)), "--device", options.device]
+    arguments += [part for change in options.set for part in ("--set", change)]
+    found = in_turns(script, rows, options.rounds, arguments)
+    if options.json:
+        print(json.dumps({name: getattr(options, name), "rows": found}))
+        return
+    print(title.format(**vars(options)) + f", {options.rounds} rounds of {options.steps} steps")
+    for row, values in found.items():
+        ratio = found[rows[0]]["seconds"] / values["seconds"]
+        print(f"  {row:<26} {values['seconds'] * 1e3:9.0f} ms a step {ratio:6.2f}x   {values['gib']:5.2f} GiB peak")
 
 
 def pair_batches(size: int, count: int) -> list[dict[str, Any]]:
