@@ -305,9 +305,9 @@ def test_an_exception_while_writing_leaves_no_part_of_a_file(tmp_path: Path) -> 
         raise ValueError
 
     with pytest.raises(ValueError):
-        runs._write_atomically(path, fail)
+        runs.write_atomically(path, fail)
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_text() == "before"
-    runs._write_atomically(path, lambda temporary: temporary.write_text("after"))
+    runs.write_atomically(path, lambda temporary: temporary.write_text("after"))
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and path.read_text() == "after"
 
 

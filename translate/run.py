@@ -82,7 +82,7 @@ class Run:
                 except FileExistsError:
                     number += 1
             run = Run(parent / f"{number:04d}-{name}")
-            _write_atomically(run.config_file, lambda path: path.write_text(config_text, encoding="utf-8"))
+            write_atomically(run.config_file, lambda path: path.write_text(config_text, encoding="utf-8"))
         except OSError as error:
             raise UserError(
                 f"{parent}: cannot make a run folder there ({error.strerror}); choose one with --runs"
@@ -203,7 +203,7 @@ def write_weights(
         **({} if direction is None else {"direction": direction}),
     }
     tensors = _plain(networks.state_dict())
-    _write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
+    write_atomically(path, lambda p: save_file(tensors, p, metadata={METADATA_KEY: json.dumps(metadata)}))
 
 
 def find_weights(path: Path) -> Path:
@@ -358,7 +358,8 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` make a file of this name elsewhere, and put it in place when it is whole and on the disk."""
     # In a folder: safetensors first writes to a name of its own beside the file, which a killed run would leave there.
     folder = path.with_name(f".{path.name}.unfinished")
     shutil.rmtree(folder, ignore_errors=True)

@@ -89,13 +89,10 @@ def write_bare(output: Path, network: nn.Module) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from translate.run import write_atomically
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    temporary = output.with_name(f".{output.name}.part")
-    try:
-        if output.suffix == ".pth":
-            torch.save({"params": tensors}, temporary)  # BasicSR's key
-        else:
-            save_file(tensors, temporary)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if output.suffix == ".pth":
+        write_atomically(output, lambda path: torch.save({"params": tensors}, path))  # BasicSR's key
+    else:
+        write_atomically(output, lambda path: save_file(tensors, path))

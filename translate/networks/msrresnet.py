@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from translate.errors import UserError
 from translate.networks.layers import Generator, draw_small
-from translate.networks.srresnet import Scale
-from translate.settings import Settings
+from translate.settings import Scale, Settings
 
 
 class MSRResNetSettings(Settings):

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from translate.networks.layers import (
     Blur,
@@ -15,6 +14,7 @@ from translate.networks.layers import (
     DownsamplingName,
     InitialisationSettings,
     NormName,
+    add_spectral_norm,
     needs_bias,
     norm_layer,
 )
@@ -65,9 +65,7 @@ class _BlockDiscriminator(Discriminator):
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(*block) for block in blocks)
         if settings.spectral_norm:
-            for layer in list(self.modules()):
-                if isinstance(layer, nn.Conv2d):
-                    spectral_norm(layer)
+            add_spectral_norm(self)
         settings.initialisation.apply(self)
 
     def features(self, x: Tensor) -> list[Tensor]:

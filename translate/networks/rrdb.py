@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from translate.networks.layers import Generator, draw_small
-from translate.networks.srresnet import Scale
-from translate.settings import Settings
+from translate.settings import Scale, Settings
 
 RESIDUAL_SCALE = 0.2
 """What a residual branch counts (section 3.1, "residual scaling"; BasicSR's number)."""
