@@ -321,7 +321,7 @@ def enlarging(
     Raises:
         UserError: there are none, or low resolutions that do not fit them.
     """
-    build_for_inference(weights).require_direction(direction or "AtoB", weights.path)
+    translator = Translator.load(weights.path, direction=direction, device=device, precision=precision)
     data = data_of(weights, overrides)
     assert isinstance(data, SuperResolutionSettings)
     name: Split | None = None
@@ -339,7 +339,6 @@ def enlarging(
         place = f"{name} split of {_root(data)}"
     assert isinstance(dataset, ImageDataset)
     source, truth = (SidePictures(dataset, side, place) for side in (LOW, HIGH))
-    translator = Translator.load(weights.path, device=device, precision=precision)
     outputs = TranslatedPictures(translator, source, keep=KEPT_BYTES)  # what is made small again is made once
     pairs = [(i, i) for i in _spread(len(source.names), images)]
     bicubic = data.degradation if isinstance(data.degradation, BicubicSettings) else None
