@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from translate.data import DataSettings
 from translate.errors import UserError
 from translate.methods import MethodSettings
+from translate.methods.token_modelling import TokenModelSettings
 from translate.settings import Settings
 from translate.shipped_files import shipped_folder
 from translate.training.logging import LoggingSettings
@@ -40,8 +41,10 @@ class Config(Settings):
     checkpoints: CheckpointSettings = CheckpointSettings()
 
     def resolved(self) -> Config:
-        """The config with what only the data's folders tell written into it: the names of their classes."""
-        return self.model_copy(update={"data": self.data.resolved()})
+        """The config with what only other files tell written into it: the names of the data's classes, the networks of
+        tokenizers that other runs trained."""
+        method = self.method.resolved() if isinstance(self.method, TokenModelSettings) else self.method
+        return self.model_copy(update={"data": self.data.resolved(), "method": method})
 
 
 class _Loader(yaml.SafeLoader):

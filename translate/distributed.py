@@ -54,6 +54,11 @@ def _together() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _together() else 1
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all processes, in one message a data type."""
     if not _together() or not tensors:
@@ -97,3 +102,15 @@ def gathered(part: T) -> list[T]:
 def barrier() -> None:
     if _together():
         dist.barrier()
+
+
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by the leading process's, in one message a data type."""
+    if not _together() or not tensors:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order in every process
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))

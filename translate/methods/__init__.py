@@ -16,6 +16,8 @@ from translate.methods.imle import IMLESettings
 from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
 from translate.methods.srgan import SRGANSettings
+from translate.methods.token_translation import TokenTranslationSettings
+from translate.methods.vqgan import VQGANSettings
 
 MethodSettings = Annotated[
     Pix2PixSettings
@@ -24,6 +26,8 @@ MethodSettings = Annotated[
     | SRGANSettings
     | GANSettings
     | BiGANSettings
+    | VQGANSettings
+    | TokenTranslationSettings
     | MomentMatchingSettings
     | IMLESettings,
     Field(discriminator="kind"),

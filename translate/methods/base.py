@@ -36,6 +36,21 @@ class Comparison(NamedTuple):
     """What the values of both mean."""
     beside: Mapping[str, Tensor] = {}
     """Numbers (N,) of each image that are logged beside the measures, by name, and choose nothing."""
+    chooses: bool = True
+    """Whether its measures may choose the best weights; else they are logged alone."""
+
+
+class Summary(NamedTuple):
+    """What a whole epoch tells."""
+
+    numbers: Mapping[str, float] = {}
+    """For the log, by name."""
+    histograms: Mapping[str, Tensor] = {}
+    """For TensorBoard: values on the CPU, by name."""
+
+
+Renewed = Sequence[tuple[nn.Parameter, Tensor]]
+"""Parameters of which rows were written anew, not learnt, and which rows: (rows,) bool."""
 
 
 class Method(nn.Module, ABC):
@@ -55,6 +70,8 @@ class Method(nn.Module, ABC):
     """Whether its networks are faster in channels_last on a CPU in bf16, by measurement (docs/benchmarks.md)."""
     differentiates: Collection[str] = ("generator",)
     """The players that learn through what `shared` returns; the others' turns need just its values."""
+    untrained: Collection[str] = ()
+    """The players of which a run makes nothing that a person could use unless one of its stages moves them."""
     compares: Mapping[str, bool] = {}
     """The names of what `comparisons` gives, and whether each is paired: the measures of pairs (PSNR, LPIPS) need that,
     those of sets (FID) do not. The method's purpose comes first; a lone one has no name, `""`."""
@@ -62,6 +79,12 @@ class Method(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._reports: dict[str, list[Tensor]] = {}
+
+    def begin(self) -> None:
+        """Once, where a run begins: take over what other runs have learnt. A resumed run has it in its checkpoint."""
+
+    def advance(self, progress: float) -> None:
+        """Told before each step how much of its stage is done, from 0 to 1."""
 
     @abstractmethod
     def turns(self, step: int) -> Sequence[Turn]:
@@ -75,6 +98,13 @@ class Method(nn.Module, ABC):
     def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The named terms of the turn's player: float32 scalars, unweighted, each a key of `weights`."""
 
+    def surveys(self, turn: Turn) -> bool:
+        """Whether the turn's losses hold a number that is one for a whole step, though its batches come one by one."""
+        return False
+
+    def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
+        """Told of each batch of a step that has several, before the first of the turn's losses: see `surveys`."""
+
     @abstractmethod
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Named images (N, 3, H, W) in [-1, 1] for the log, in the order in which one looks at them."""
@@ -86,6 +116,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def exported(self) -> nn.ModuleDict:
         """The networks that conversion needs: what the EMA averages and a weights file holds."""
+
+    def averaged(self) -> nn.ModuleDict:
+        """Those of them that the EMA averages."""
+        return self.exported()
+
+    def ends(self, direction: str) -> tuple[str, str]:
+        """The sides of the data that a direction leads from and to."""
+        first, _, second = direction.partition("to")
+        return first, second
 
     def translator(self, direction: str) -> nn.Module:
         """The network that turns one side into the other: (N, C, H, W) in [-1, 1] -> the same, times its `scale`."""
@@ -105,8 +144,16 @@ class Method(nn.Module, ABC):
     def check(self, batch: Mapping[str, Tensor]) -> None:
         """See that the networks can take images of this size; UserError in a line where torch would say twenty."""
 
-    def moved(self, turn: Turn) -> None:
-        """After the turn's player has moved: constraints on its weights, and what is kept of them."""
+    def moved(self, turn: Turn) -> Renewed:
+        """After the turn's player has moved: constraints on its weights, and what is kept of them.
+
+        Returns the rows of parameters that were written anew: optimiser and average forget what they knew of them.
+        """
+        return ()
+
+    def summary(self) -> Summary:
+        """What the epoch that has ended tells, and begin to count anew. All processes ask; numbers are of all."""
+        return Summary()
 
     def warnings(self, values: Mapping[str, float]) -> list[str]:
         """What a person should hear of a log row's means (`player/term` and what was reported): lines, often none.

@@ -25,7 +25,7 @@ from translate.losses.feature_matching import mean_feature_matching, pulling_awa
 from translate.losses.penalties import BottleneckSettings
 from translate.losses.regularisers import Regulariser, RegulariserSettings, clip_weights
 from translate.methods.adversary import Adversary, AdversarySettings, due, each_once, lazy_weights
-from translate.methods.base import Turn
+from translate.methods.base import Renewed, Turn
 from translate.methods.generative import (
     CodeSettings,
     GenerativeMethod,
@@ -231,12 +231,13 @@ class GAN(GenerativeMethod):
             terms["information"] = self._information(of_fake, latent)
         return terms
 
-    def moved(self, turn: Turn) -> None:
+    def moved(self, turn: Turn) -> Renewed:
         if turn.player == "discriminator" and self.settings.weight_clip is not None:
             clip_weights(self.critic, self.settings.weight_clip)
         for name, regulariser in self.regularisers.items():
             if self.regulated[name] == turn.player:
                 cast(Regulariser, regulariser).update(self.players[turn.player])
+        return ()
 
     # ---- what the discriminator sees -----------------------------------------------------------------------------
 

@@ -20,17 +20,29 @@ from translate.networks.resnet import ResNet, ResNetSettings
 from translate.networks.rrdb import RRDBNet, RRDBSettings
 from translate.networks.srgan_discriminator import SRGANDiscriminator, SRGANDiscriminatorSettings
 from translate.networks.srresnet import SRResNet, SRResNetSettings
+from translate.networks.stylegan2_discriminator import StyleGAN2Discriminator, StyleGAN2DiscriminatorSettings
 from translate.networks.unet import UNet, UNetSettings
 from translate.networks.unet_discriminator import UNetDiscriminator, UNetDiscriminatorSettings
+from translate.networks.vit_tokenizer import TransformerTokenizerSettings
+from translate.networks.vqgan import ConvolutionalTokenizerSettings, TokenizerDecoder, TokenizerEncoder
 
 GeneratorSettings = Annotated[UNetSettings | ResNetSettings, Field(discriminator="kind")]
 """Images to images."""
 UpscalerSettings = Annotated[SRResNetSettings | MSRResNetSettings | RRDBSettings, Field(discriminator="kind")]
 """Images to larger images."""
 DiscriminatorSettings = Annotated[
-    PatchSettings | PixelSettings | SRGANDiscriminatorSettings | UNetDiscriminatorSettings, Field(discriminator="kind")
+    PatchSettings
+    | PixelSettings
+    | SRGANDiscriminatorSettings
+    | StyleGAN2DiscriminatorSettings
+    | UNetDiscriminatorSettings,
+    Field(discriminator="kind"),
 ]
 """Images to a logit for each patch, pixel or image."""
+TokenizerNetworkSettings = Annotated[
+    ConvolutionalTokenizerSettings | TransformerTokenizerSettings, Field(discriminator="kind")
+]
+"""Images to latents, and latents to images."""
 LatentGeneratorSettings = Annotated[
     MLPGeneratorSettings
     | DCGANGeneratorSettings
@@ -47,6 +59,7 @@ CriticSettings = Annotated[
 """Samples to a logit each."""
 
 __all__ = [
+    "ConvolutionalTokenizerSettings",
     "Critic",
     "CriticSettings",
     "Discriminator",
@@ -72,6 +85,12 @@ __all__ = [
     "SRResNet",
     "SRResNetSettings",
     "Shape",
+    "StyleGAN2Discriminator",
+    "StyleGAN2DiscriminatorSettings",
+    "TokenizerDecoder",
+    "TokenizerEncoder",
+    "TokenizerNetworkSettings",
+    "TransformerTokenizerSettings",
     "UNet",
     "UNetDiscriminator",
     "UNetDiscriminatorSettings",

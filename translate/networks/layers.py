@@ -4,8 +4,8 @@ are."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -35,6 +35,34 @@ class Generator(nn.Module):
     """Height and width of the input must be at least this."""
     scale: int = 1
     """Output pixels per input pixel."""
+
+
+class Drawn(NamedTuple):
+    """One of the many answers that a `DrawingGenerator` has for each image."""
+
+    images: Tensor
+    """(N, C', H, W), float32, in [-1, 1] but for what overshoots."""
+    uncertainty: Tensor
+    """(N, h, w), float32: how open each part was when it was drawn, in bits."""
+
+
+class DrawingGenerator(Generator, ABC):
+    """A generator whose output is drawn from a distribution: another seed is another answer.
+
+    Runs in float32, in eval mode and whatever autocast says: what is drawn would change with the rounding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_step: Callable[[int, int], None] | None = None
+        """Hears how many of an image's steps are done, and of how many."""
+
+    @abstractmethod
+    def draws(self, images: Tensor, seeds: Sequence[int]) -> Drawn:
+        """Images (N, C, H, W) in [-1, 1] of any size, a seed each, on which a row's result depends alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.draws(images, [0] * len(images)).images
 
 
 class TappedGenerator(Generator, ABC):

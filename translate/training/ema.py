@@ -54,6 +54,14 @@ class EMA:
         for name, buffer in self.buffers.items():
             self.average_buffers[name].copy_(buffer)
 
+    @torch.no_grad()
+    def renew(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Begin the average of some rows of a parameter anew, with their values: (rows,) bool."""
+        for name, own in self.parameters.items():
+            if own is parameter:
+                kept = self.average[name]
+                kept.copy_(torch.where(_along_rows(rows, kept), parameter, kept))
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within this context the networks have the averaged weights."""
@@ -77,3 +85,8 @@ class EMA:
         for kept in (self.average, self.average_buffers):
             for name, tensor in kept.items():
                 tensor.copy_(state[name])
+
+
+def _along_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """(rows,) as a mask of a tensor (rows, ...)."""
+    return rows.reshape(-1, *[1] * (like.ndim - 1))

@@ -109,6 +109,11 @@ class RunLog:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
+    def histograms(self, step: int, values: Mapping[str, Tensor]) -> None:
+        """TensorBoard alone."""
+        for name, tensor in values.items():
+            self.board.add_histogram(name, tensor, step)
+
     def text(self, name: str, text: str, step: int) -> None:
         self.board.add_text(name, text, step)
 

@@ -148,6 +148,13 @@ class PlayerOptimiser:
         self.optimiser.zero_grad(set_to_none=True)
         return norm, finite
 
+    @torch.no_grad()
+    def forget(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Clear what the optimiser remembers of some rows of a parameter (moments): (rows,) bool."""
+        for value in self.optimiser.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value.mul_((~rows).to(value.dtype).reshape(-1, *[1] * (value.ndim - 1)))
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "optimiser": self.optimiser.state_dict(),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from translate.settings import Settings, SpanField
+from translate.settings import Settings, Share, SpanField
 
 
 class _Schedule(Settings):
@@ -75,6 +75,26 @@ class StepSchedule(_Schedule):
         return float(self.gamma ** (images // self.every.images(batch=batch, epoch=epoch)))
 
 
+class DelayedSchedule(_Schedule):
+    """Nothing before `start`, then all of it, or rising in a straight line over `ramp`.
+
+    For the weights of losses: with `discriminator` delayed less than `adversarial` is, a discriminator trains alone for
+    a while before a generator listens to it.
+    """
+
+    kind: Literal["delayed"] = "delayed"
+    start: SpanField | Share
+    """A length, or a share of the stage."""
+    ramp: SpanField | None = None
+
+    def _shape(self, images: int, total: int, batch: int, epoch: int) -> float:
+        start = self.start * total if isinstance(self.start, float) else self.start.images(batch=batch, epoch=epoch)
+        if images < start:
+            return 0.0
+        ramp = self.ramp.images(batch=batch, epoch=epoch) if self.ramp else 0
+        return min(1.0, (images - start + batch) / ramp) if ramp else 1.0
+
+
 ScheduleSettings = Annotated[
-    ConstantSchedule | LinearSchedule | CosineSchedule | StepSchedule, Field(discriminator="kind")
+    ConstantSchedule | LinearSchedule | CosineSchedule | StepSchedule | DelayedSchedule, Field(discriminator="kind")
 ]

@@ -160,7 +160,7 @@ class Trainer:
         self.method.to(memory_format=self.memory_format)
         self.method.train()
         self.method_weights = dict(self.method.weights)
-        self.ema = EMA(self.method.exported(), settings.ema) if settings.ema else None
+        self.ema = self._average()
         compares = self.method.compares if self.validation_set is not None else {}
         if config.validation.measures is not None and not compares:
             why = "names no split" if self.validation_set is None else "is there, but this method compares nothing"
@@ -176,6 +176,13 @@ class Trainer:
         self.total = sum(self.lengths)
         for number in range(len(self.stages)):
             self._check_stage(number)
+        moved = {name for stage in self.stages for name in stage.players or self.method.players}
+        for name in self.method.untrained:
+            if name not in moved:
+                raise UserError(
+                    f"training.stages: no stage moves {name!r}, which has learnt nothing yet; add one with "
+                    f"'players: [{name}]', or name what has learnt it in the method's settings"
+                )
 
         self.images = 0
         self.stage_number = -1
@@ -209,6 +216,8 @@ class Trainer:
             self._restore(checkpoint)
             self.watcher.message(f"resuming {self.run.path} at {self.images:,} of {self.total:,} images")
         else:
+            self.method.begin()
+            self.ema = self._average()
             self._enter_stage(0)
         self.log = RunLog(run.path, step=self.step_number, rows_size=self.rows_size) if self.processes.leads else None
         reason: Literal["finished", "interrupted", "early stop"] = "finished"
@@ -242,6 +251,8 @@ class Trainer:
             ends_stage = finished or self._stage_at(self.images) != self.stage_number
             if self._due(log_every) or ends_stage:
                 self._write_row()
+            if self._due(self.epoch) or ends_stage:
+                self._write_summary()
             if self._due(preview_every) or finished:
                 self._write_previews()
             if self._due(validate_every) or ends_stage:
@@ -262,6 +273,7 @@ class Trainer:
         self._set_rates_and_weights()
         step_in_stage = (self.images - self._stage_begin()) // self.batch
         allowed = self.stages[self.stage_number].players
+        self.method.advance((self.images - self._stage_begin()) / self.lengths[self.stage_number])
         turns = [t for t in self.method.turns(step_in_stage) if allowed is None or t.player in allowed]
         moving = {turn.player for turn in turns}
         if self._state_buffers:
@@ -282,6 +294,8 @@ class Trainer:
             anew = not once and (not kept or turn.player in self.method.differentiates)
             values_alone: list[Mapping[str, Tensor]] = []
             with self._only(turn.player):
+                if not once and self.method.surveys(turn):
+                    self._survey(turn, batches)
                 for number, batch in enumerate(batches):
                     shared = None if anew else kept[number]
                     if shared is None:
@@ -297,7 +311,10 @@ class Trainer:
             if not moves:  # every term has weight 0 in this stage
                 continue
             norm, finite = optimiser.step()
-            self.method.moved(turn)
+            for parameter, rows in self.method.moved(turn):
+                optimiser.forget(parameter, rows)
+                if self.ema:
+                    self.ema.renew(parameter, rows)
             values[f"gradient norm/{turn.player}"] = norm
             all_finite = all_finite & finite
         values.update(self.method.take_reports())
@@ -332,6 +349,12 @@ class Trainer:
             total = total + self.method.weights[name] * share * term
         return total
 
+    def _survey(self, turn: Turn, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        for number, batch in enumerate(batches):
+            self._seed(number)
+            with self._autocast():
+                self.method.survey(turn, batch, self.method.shared(batch, {turn.player}))
+
     def _undo_where(self, finite: Tensor) -> None:
         """A player's step that is no number leaves no trace: its weights were not touched, statistics are put back."""
         if self.device.type == "cpu":
@@ -353,6 +376,10 @@ class Trainer:
     @property
     def step_number(self) -> int:
         return self.images // self.batch
+
+    def _average(self) -> EMA | None:
+        settings = self.config.training.ema
+        return EMA(self.method.averaged(), settings) if settings else None
 
     def _images(self, span: Span) -> int:
         return span.images(batch=self.batch, epoch=self.epoch)
@@ -500,10 +527,7 @@ class Trainer:
         if skipped:
             values["skipped steps"] = float(skipped)
         self.longest_streak.zero_()
-        for warning in self.method.warnings(values):
-            if self.log:
-                self.log.text("warnings", warning, self.step_number)
-                self.watcher.message(f"warning: {warning}")
+        self._warn(values)
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         speed = (self.images - self._images_then) / seconds
@@ -526,6 +550,22 @@ class Trainer:
                 f"{longest} steps in a row had a loss or gradient that is no number; the last good checkpoint is "
                 f"{newest or 'none'}: lower the learning rate, set a stage's clip, or use training.precision=fp32"
             )
+
+    def _warn(self, values: Mapping[str, float]) -> None:
+        for warning in self.method.warnings(values):
+            if self.log:
+                self.log.text("warnings", warning, self.step_number)
+                self.watcher.message(f"warning: {warning}")
+
+    def _write_summary(self) -> None:
+        """What the method tells of an epoch, or of what a stage has of one."""
+        numbers, histograms = self.method.summary()
+        if self.log and numbers:
+            self.log.row(self.step_number, self.images, numbers, {"epoch": round(self.images / self.epoch, 4)})
+        if self.log:
+            self.log.histograms(self.step_number, histograms)
+        if numbers:
+            self._warn(numbers)
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[nn.ModuleDict]:
@@ -569,8 +609,10 @@ class Trainer:
             values = json.loads(distributed.from_leader(json.dumps(values)) or "")
             if not values:
                 return
-            chosen = values.pop("best")
-            if better(self.validator.best, chosen, self.best):
+            chosen = values.pop("best", None)
+            if chosen is None:  # what this stage trains is measured, but is no reason to choose weights
+                pass
+            elif better(self.validator.best, chosen, self.best):
                 self.best, self.validations_since_best = chosen, 0
                 if self.processes.leads:
                     self.run.export("best", self.config, networks, self.step_number, self.images)
@@ -580,7 +622,7 @@ class Trainer:
             named = {f"validation/{name}": value for name, value in values.items()}
             self.log.row(self.step_number, self.images, named, {"epoch": round(self.images / self.epoch, 4)})
             text = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-            best = " (best so far)" if self.validations_since_best == 0 else ""
+            best = " (best so far)" if chosen is not None and self.validations_since_best == 0 else ""
             self.watcher.message(f"validation at {self.images:,} images: {text}{best}")
 
     def _export_stage(self, stage: StageSettings) -> None:

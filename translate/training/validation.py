@@ -92,7 +92,8 @@ class Validator:
         dtype: torch.dtype,
     ) -> dict[str, float]:
         """The measures over all images of the batches, with the name of their part before them if it has one, and
-        under `best` the number that chooses; empty without images. The method is in eval mode meanwhile."""
+        under `best` the number that chooses, if a part that may choose was compared; empty without images. The method
+        is in eval mode meanwhile."""
         was_training = method.training
         method.eval()
         chance = torch.Generator().manual_seed(0)  # the same noise each time, so that steps compare
@@ -101,12 +102,15 @@ class Validator:
         outputs: dict[str, Any] = {}
         references: dict[str, Any] = {}
         broken: set[str] = set()
+        choosing: dict[str, None] = {}  # in the order in which they came
         try:
             for batch in batches:
                 tensors = to_device(batch, specs, self.device)
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     comparisons = method.comparisons(tensors, chance)
-                for part, (output, target, spec, others) in comparisons.items():
+                for part, (output, target, spec, others, chooses) in comparisons.items():
+                    if chooses:
+                        choosing[part] = None
                     for name, each in others.items():
                         beside.setdefault(_key(part, name), []).extend(each.tolist())
                     if self.pairs and part in self.paired:
@@ -125,10 +129,12 @@ class Validator:
         if self.sets:
             self._references.update(references)
             for part, reference in self._references.items():
+                if part not in outputs and part not in broken:  # of another stage
+                    continue
                 gone = part in broken
                 found = dict.fromkeys(self.sets.names, math.nan) if gone else self.sets.scores(outputs[part], reference)
                 means |= {_key(part, name): value for name, value in found.items()}
-        chosen = [value for key, value in means.items() if key.rpartition("/")[2] == self.best]
+        chosen = [means[key] for part in choosing if self.best and (key := _key(part, self.best)) in means]
         means |= mean_of(beside)
         return {**means, "best": sum(chosen) / len(chosen)} if chosen else means
 
