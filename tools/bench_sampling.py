@@ -80,8 +80,8 @@ def main() -> None:
         print(json.dumps({"seconds": medians, "ratios": ratios, "same_tokens": same, **vars(arguments)}))
         return
     print(
-        f"{grid[0]}x{grid[1]} tokens{' behind as many of a source' if arguments.source else ''}, {size.layers} layers of "
-        f"{size.width}, batch {arguments.batch}, {arguments.device}, {arguments.rounds} rounds"
+        f"{grid[0]}x{grid[1]} tokens{' behind as many of a source' if arguments.source else ''}, "
+        f"{size.layers} layers of {size.width}, batch {arguments.batch}, {arguments.device}, {arguments.rounds} rounds"
     )
     for row, value in medians.items():
         print(f"  {row:<20} {value:9.3f} s {ratios[row]:7.1f}x   {arguments.batch / value:8.2f} images/s")

@@ -14,7 +14,9 @@ from translate.cli import (
     config,
     convert,
     data,
+    decode,
     demo,
+    encode,
     evaluate,
     export,
     importing,
@@ -39,6 +41,8 @@ app.command("convert")(convert.convert)
 app.command("export")(export.export)
 app.command("import")(importing.import_weights)
 app.command("sample")(sample.sample)
+app.command("encode")(encode.encode)
+app.command("decode")(decode.decode)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

@@ -80,6 +80,27 @@ def convert(
             show_default="the best weights",
         ),
     ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(min=1, help="Of a model that draws (token-translation): so many different results of each image."),
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of what such a model draws: another seed, other results.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of its draws; 0: the most probable tokens.", show_default="its own")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw from the so many most probable tokens.", show_default="its own")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Draw from the fewest tokens of this probability.", show_default="its own"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
+    ] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also x.uncertainty.png: white where its tokens were in doubt.")
+    ] = False,
     format: Annotated[Format, typer.Option(help="File format of the results.")] = Format.keep,
     quality: Annotated[
         int | None,
@@ -115,6 +136,8 @@ def convert(
         limit=limit,
         report=report or target is not None,
         target=target,
+        samples=samples,
+        uncertainty=uncertainty,
     )
     translator = Translator.load(
         weights,
@@ -126,6 +149,8 @@ def convert(
         overlap=_overlap(overlap),
         outscale=outscale,
         alpha=alpha,
+        seed=seed,
+        sampling=sampling_settings(temperature, top_k, top_p, steps),
     )
     planned = plan(translator, inputs, output, options)
     parts, unit = (100, "converting, %") if len(planned.items) == 1 else (1, "converting")
@@ -142,6 +167,16 @@ def convert(
     if summary.failed:
         done = summary.written + summary.skipped
         raise PartialFailure(f"{len(summary.failed)} of {summary.total} images failed; {done} are done in {output}")
+
+
+def sampling_settings(
+    temperature: float | None, top_k: int | None, top_p: float | None, steps: int | None
+) -> dict[str, float]:
+    """Those of a model's sampling settings that were given."""
+    if top_p == 0:
+        raise UserError("--top-p 0: expected a probability above 0; --temperature 0 takes the most probable tokens")
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "steps": steps}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _tile(text: str) -> int | TileName:

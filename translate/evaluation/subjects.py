@@ -252,7 +252,7 @@ def translating(
     def there(which: str) -> TranslatedPictures:
         """What a direction makes of its side; kept where the way back begins there."""
         if which not in made:
-            source = sides[which.partition("to")[0]]
+            source = sides[method.ends(which)[0]]
             made[which] = TranslatedPictures(translator(which), source, keep=KEPT_BYTES if two_way else 0)
         return made[which]
 
@@ -260,7 +260,7 @@ def translating(
     aims: list[str] = []
     notes: list[str] = []
     for which in directions:
-        first, _, second = which.partition("to")
+        first, second = method.ends(which)
         lacking = [side for side in ((first,) if target else (first, second)) if side not in sides]
         if lacking:
             notes.append(f"{which} was not measured: the {place} has no image of side {' or '.join(lacking)}")
@@ -271,7 +271,7 @@ def translating(
         chosen, pairs = _spread(len(source.names), images), None
         if target is not None and not _of_sets(measures):
             pairs = _by_name(outputs, truth, required=measures is not None, matched=matched)
-        elif target is None and data.kind == "paired":
+        elif target is None and (data.kind == "paired" or first == second):
             pairs = [(i, i) for i in chosen]
         if pairs is not None:
             by_output = dict(pairs)
@@ -283,14 +283,14 @@ def translating(
         aims.append(second)
     if two_way:
         for which, back in (directions, directions[::-1]):
-            if (start := which.partition("to")[0]) in sides:
+            if (start := method.ends(which)[0]) in sides:
                 source = sides[start]
                 again = TranslatedPictures(translator(back), there(which))
                 pairs = [(i, i) for i in _spread(len(source.names), images)]
                 matches.append(Match(again, source, pairs, f"cycle {start}", sets=False))
     if not matches:
         folder = (
-            ", or name a folder of targets" if any(which.partition("to")[0] in sides for which in directions) else ""
+            ", or name a folder of targets" if any(method.ends(which)[0] in sides for which in directions) else ""
         )
         raise UserError(f"{notes[0]}; choose another --split{folder}")
     if target is not None:

@@ -62,6 +62,10 @@ class ConvertOptions:
     """Write `index.html` into the output folder: input, output, and target where there is one."""
     target: Path | None = None
     """Folder of the images that the results should be, matched by relative path; for the report."""
+    samples: int = 1
+    """Results of each image, where the network draws them: `x-1.png`, `x-2.png` and so on."""
+    uncertainty: bool = False
+    """Beside each such result `x.uncertainty.png`: black where there was no doubt, white where all codes were alike."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Item:
     source: Path
     destination: Path
     name: str
-    """Path below the input folder, with forward slashes: what lists show and noise is seeded from."""
+    """Path below the input folder, with forward slashes: what lists show and noise is seeded from. Of several results
+    behind it `#` and the number."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +153,12 @@ def plan(translator: Translator, inputs: str | Path, output: str | Path, options
     """Find the files and the names of their results; writes nothing.
 
     Raises:
-        UserError: no images, two files with one result, or a result that would replace an input.
+        UserError: no images, two files with one result, or a result that would replace an input; samples or uncertainty
+            of a network that draws nothing.
     """
+    if not translator.draws and (options.samples > 1 or options.uncertainty):
+        asked = "samples" if options.samples > 1 else "an uncertainty"
+        raise UserError(f"{asked}: this model has one answer for each image, and no doubt; leave the option out")
     output = Path(output)
     root, files = expand(inputs)
     single = [Path(inputs)] == files and output.suffix.lower() in SUFFIXES and not output.is_dir()
@@ -168,10 +177,31 @@ def plan(translator: Translator, inputs: str | Path, output: str | Path, options
             suffix = output.suffix
         suffix = _suffix_for(suffix, translator.target)
         destination = output.with_suffix(suffix) if single else (output / relative).with_suffix(suffix)
-        items.append(Item(file, destination, relative.as_posix()))
+        items += _items(file, destination, relative.as_posix(), options.samples)
     _refuse_collisions(items)
-    targets = find_targets(options.target, [item.name for item in items]) if options.target else {}
+    targets: dict[str, Path] = {}
+    if options.target:
+        inputs_of = {item.name: _of_input(item.name) for item in items}
+        found = find_targets(options.target, list(dict.fromkeys(inputs_of.values())))
+        targets = {name: found[of] for name, of in inputs_of.items() if of in found}
     return Plan(items, output.parent if single else output, targets)
+
+
+def _items(source: Path, destination: Path, name: str, samples: int) -> list[Item]:
+    """An image's results: one of its own name, or several that are numbered from 1."""
+    if samples == 1:
+        return [Item(source, destination, name)]
+    digits = len(str(samples))
+    return [
+        Item(source, destination.with_name(f"{destination.stem}-{k:0{digits}}{destination.suffix}"), f"{name}#{k}")
+        for k in range(1, samples + 1)
+    ]
+
+
+def _of_input(name: str) -> str:
+    """The input's name in an item's."""
+    head, mark, number = name.rpartition("#")
+    return head if mark and number.isdigit() else name
 
 
 def _refuse_collisions(items: Sequence[Item]) -> None:
@@ -278,6 +308,8 @@ class _Work:
         self.writers = ThreadPoolExecutor(WRITERS, "write")
         self.writing: deque[tuple[_Loaded, int, Future[Item]]] = deque()  # and the pixels of the result
         self.stopped = False
+        self.doubts: dict[str, Pixels] = {}  # item's name -> its uncertainty, until its result is written
+        translator.uncertainty = self.doubts.__setitem__ if options.uncertainty else None
 
     def run(self) -> None:
         todo = []
@@ -407,6 +439,9 @@ class _Work:
     def _save(self, loaded: _Loaded, pixels: Pixels) -> Item:
         """In a writer's thread."""
         image, destination = loaded.image, loaded.item.destination
+        doubt = self.doubts.pop(loaded.item.name, None)
+        if doubt is not None:  # first: with the result the file counts as done
+            write_image(destination.with_name(f"{destination.stem}.uncertainty.png"), doubt[..., None])
         pixels, alpha = self.translator.finish(image, pixels)
         if self.translator.target.kind == "image" and pixels.shape[2] in (2, 4):
             pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -52,6 +53,8 @@ from translate.inference.tiling import (
     tiles,
 )
 
+from translate.networks.layers import DrawingGenerator
+
 if TYPE_CHECKING:
     from translate.run import Weights
 
@@ -91,11 +94,14 @@ class Translator:
         outscale: how many times as large as the input results are to be; None: `network.scale` times. The network runs
             once, then its result is resized (Lanczos, against aliasing).
         tile_passes: how often the tiles are gone over for these statistics, where the network has norms that need them.
+        seed: of what a network draws that has many answers (token-translation): each image's own seed follows from this
+            one and its name.
         direction, facts: what the report says about the model.
 
     Raises:
         UserError: for a device that is not there, fp16 without CUDA, a tile below 32 pixels, or one with the
-            paper's protocol, an overlap or an outscale that is not positive.
+            paper's protocol, an overlap or an outscale that is not positive; a narrow precision or tiles for a network
+            that chooses codes.
     """
 
     def __init__(
@@ -111,6 +117,7 @@ class Translator:
         tile_passes: int = PASSES,
         overlap: int | OverlapName = "auto",
         outscale: float | None = None,
+        seed: int = 0,
         direction: str = "AtoB",
         facts: dict[str, str] | None = None,
     ) -> None:
@@ -120,6 +127,10 @@ class Translator:
         if precision == "fp16" and self.device.type == "cpu":
             raise UserError("precision 'fp16' needs a GPU; use auto, bf16 or fp32 on the CPU")
         self.dtype = resolve_precision(precision, self.device)
+        if getattr(network, "exact", False):
+            if precision not in ("auto", "fp32"):
+                raise UserError(f"precision '{precision}': this model chooses codes, which it does in fp32; use auto")
+            self.dtype = torch.float32
         self._deep = torch.float32 if precision == "auto" else self.dtype  # what images of 16 bits run in
         self.protocol = protocol
         self.direction = direction
@@ -133,6 +144,12 @@ class Translator:
         plain = source.kind == target.kind == "image" and source.channels == target.channels
         self.enlarges = self.scale > 1 and plain and source.channels in (1, 3)
         """The same picture with more pixels: what is transparent or grey is so afterwards."""
+        self.draws = isinstance(network, DrawingGenerator)
+        """Whether another seed gives another result."""
+        self.seed = seed
+        self.uncertainty: Callable[[str, Pixels], None] | None = None
+        """Where the network draws: hears of each image's name and, (H, W) uint8, how open each part of its result was:
+        0 for no doubt, 255 for all codes alike."""
         self._float = in_torch_s_layers(frozen(network, protocol)).to(self.device)
         # Now, not when the first image comes: while torch.fx follows a network, no module may run in another thread.
         self._quick = streamlined(copy.deepcopy(self._float)) if self.scale > 1 else self._float
@@ -141,7 +158,10 @@ class Translator:
             raise UserError(f"tile {tile}: expected at least {SMALLEST_SIDE} pixels; smaller ones are halo alone")
         if isinstance(tile, int) and protocol == "paper":
             raise UserError("protocol 'paper' has noise and statistics of whole images: use --tile auto or off with it")
-        self.tile: int | TileName = "off" if protocol == "paper" else tile
+        if isinstance(tile, int) and not getattr(network, "tiles", True):
+            raise UserError(f"tile {tile}: this model sees the whole image, so it cannot run in tiles; leave --tile out")
+        whole = protocol == "paper" or not getattr(network, "tiles", True)
+        self.tile: int | TileName = "off" if whole else tile
         self.tile_passes = tile_passes
         if isinstance(overlap, int) and overlap < 1:
             raise UserError(f"overlap {overlap}: expected auto, exact or at least 1 pixel")
@@ -169,17 +189,21 @@ class Translator:
         overlap: int | OverlapName = "auto",
         outscale: float | None = None,
         alpha: float | None = None,
+        seed: int = 0,
+        sampling: Mapping[str, Any] | None = None,
     ) -> Translator:
         """Load a weights file, or a run folder's best (else last) weights.
 
         Args:
+            sampling: settings of a model that draws its results (`networks.token_sampling.SamplingSettings`) in the place
+                of its own.
             alpha: of a run of two stages (SRGAN), how much of the last one: 0 is what the first stage ended with, 1 the
                 last weights, and between them each weight is interpolated (ESRGAN, Wang et al., arXiv 1809.00219,
                 section 3.4).
 
         Raises:
-            UserError: for what is no weights file, a direction that the model does not have, or an alpha that is not
-                from 0 to 1 or whose run has no second stage.
+            UserError: for what is no weights file, a direction that the model does not have, an alpha that is not
+                from 0 to 1 or whose run has no second stage, or `sampling` of a model that draws nothing.
         """
         from translate.methods.generative import GenerativeMethod
         from translate.run import build_for_inference, load_weights  # the whole config: only when loading
@@ -196,12 +220,16 @@ class Translator:
         chosen = direction or method.directions[0]
         method.require_direction(chosen, path)
         specs = weights.config.data.specs()
-        first, _, second = chosen.partition("to")
-        source, target = specs.get(first), specs.get(second)
+        source, target = (specs.get(side) for side in method.ends(chosen))
         if not isinstance(source, ImageSpec) or not isinstance(target, ImageSpec):
             raise UserError(f"{path}: a model of single images ({', '.join(specs)}) cannot convert a folder")
+        network = method.translator(chosen)
+        if sampling:
+            if not isinstance(network, DrawingGenerator):
+                raise UserError(f"{path}: has one answer for each image: {', '.join(sampling)} would change nothing")
+            network.sampling = network.sampling.model_copy(update=dict(sampling))
         return cls(
-            method.translator(chosen),
+            network,
             source,
             target,
             device=device,
@@ -210,6 +238,7 @@ class Translator:
             tile=tile,
             overlap=overlap,
             outscale=outscale,
+            seed=seed,
             direction=chosen,
             facts={
                 "model": model,
@@ -301,7 +330,8 @@ class Translator:
 
         Args:
             batch: N arrays (H, W, C) of one shape, uint8 or uint16.
-            names: seeds of the noise of `protocol="paper"`, one per image; without them all are seeded alike.
+            names: seeds of what is random (the noise of `protocol="paper"`, what a network draws), one per image; without
+                them all are seeded alike.
 
         Returns:
             N arrays (H*scale, W*scale, C') of the input's depth; class numbers of the smallest fitting type
@@ -319,6 +349,11 @@ class Translator:
             finally:
                 self._room = 1
             return [np.dstack((colour, _grey(cover))) for colour, cover in zip(colours, covers, strict=True)]
+        if self.draws:
+            names = list(names) if names else ["image"] * len(batch)
+            if self.device.type != "cpu":
+                return self._drawn(batch, names)
+            return [self._drawn([pixels], [name])[0] for pixels, name in zip(batch, names, strict=True)]
         if self.in_tiles(*batch[0].shape[:2]):
             return [self._run_tiled(pixels) for pixels in batch]
         if self.protocol == "default":
@@ -353,6 +388,23 @@ class Translator:
         tensor = self._tensor(_pad(pixels, self.multiple, self.smallest), dtype)
         fake: Tensor = self._network(dtype)(tensor)
         return self._pixels(fake[:, :, : height * self.scale, : width * self.scale], pixels, dtype)
+
+    @torch.inference_mode()
+    def _drawn(self, batch: Sequence[Pixels], names: Sequence[str]) -> list[Pixels]:
+        """N arrays (H, W, C) -> as many (H, W, C'), each drawn by its own seed."""
+        network = self._network(torch.float32)
+        assert isinstance(network, DrawingGenerator)
+        network.on_step = self.on_tile
+        pixels = np.stack(batch)
+        drawn = network.draws(self._tensor(pixels, torch.float32), [_seed(self.seed, name) for name in names])
+        if self.uncertainty is not None:
+            levels = (drawn.uncertainty / network.most_uncertain * 255).round().clamp(0, 255).byte().cpu().numpy()
+            for name, grid in zip(names, levels, strict=True):
+                height, width = batch[0].shape[:2]
+                # Each part's square of pixels; what was padded is cut off.
+                large = np.kron(grid, np.ones((network.part, network.part), np.uint8))
+                self.uncertainty(name, large[:height, :width])
+        return list(self._pixels(drawn.images, pixels, torch.float32))
 
     def _dtype_for(self, pixels: Pixels) -> torch.dtype:
         return self._deep if self._is_deep(pixels) else self.dtype
@@ -540,6 +592,7 @@ class Translator:
             "device": str(self.device),
             "tiles": self._tiles_in_words(),
             **({} if self.outscale == self.scale else {"size": f"{self.outscale:g} times the input's"}),
+            **({"seed": str(self.seed)} if self.draws else {}),
         }
 
     def _tiles_in_words(self) -> str:
@@ -557,6 +610,11 @@ class Translator:
         return (
             f"{words}; each sees {self._halo} of {self._radius} pixels around it, and they fade into each other{found}"
         )
+
+
+def _seed(seed: int, name: str) -> int:
+    """Of 32 bits, for an image of this name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()[:4], "big")
 
 
 def _pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:

@@ -34,7 +34,7 @@ def with_gradient(output: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
     So what lies between the output and a loss (LPIPS, a discriminator) is differentiated once, though its gradient is
     needed twice: for the adaptive weight and for the step.
     """
-    made: Tensor = _WithGradient.apply(output, value.detach(), gradient)  # type: ignore[no-untyped-call]
+    made: Tensor = _WithGradient.apply(output, value.detach(), gradient)
     return made
 
 
@@ -65,4 +65,5 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Tensor:
     both = [gradient.detach().float().clone() for gradient in (reconstruction, adversarial)]
     distributed.average(both)
     of_reconstruction, of_adversarial = (torch.linalg.vector_norm(gradient) for gradient in both)
-    return (of_reconstruction / (of_adversarial + FLOOR)).clamp(0, LARGEST)
+    weight: Tensor = of_reconstruction / (of_adversarial + FLOOR)
+    return weight.clamp(0, LARGEST)

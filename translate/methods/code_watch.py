@@ -24,6 +24,7 @@ class CodeWatch(nn.Module):
     """
 
     counts: Tensor
+    told: Tensor
 
     def __init__(self, codes: int, least: float, name: str = "") -> None:
         super().__init__()

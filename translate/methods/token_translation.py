@@ -10,6 +10,7 @@ to translate a: draw s ~ p( s | tokens(a) ), decode s: another seed is another a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
@@ -127,12 +128,12 @@ class TokenTranslation(Method):
         self.register_buffer("translates", torch.zeros((), dtype=torch.bool))
 
     @staticmethod
-    def _tokenizer_of(tokenizers: Mapping[str, nn.Module], side: str) -> Tokenizer:
+    def _tokenizer_of(tokenizers: Mapping[str, nn.Module] | nn.ModuleDict, side: str) -> Tokenizer:
         return cast(Tokenizer, tokenizers[side if side in tokenizers else "both"])
 
     def tokenizer(self, side: str) -> Tokenizer:
         """The tokenizer of a side of the data."""
-        return self._tokenizer_of(cast(nn.ModuleDict, self.players["tokenizer"])._modules, side)  # type: ignore[arg-type]
+        return self._tokenizer_of(cast(nn.ModuleDict, self.players["tokenizer"]), side)
 
     @property
     def transformer(self) -> TokenTransformer:
@@ -286,7 +287,9 @@ class TokenTranslator(DrawingGenerator):
         self, source: Tokenizer, target: Tokenizer, transformer: TokenTransformer, sampling: SamplingSettings
     ) -> None:
         super().__init__()
-        self.source, self.target, self.transformer, self.sampling = source, target, transformer, sampling
+        self.source, self.target, self.transformer = source, target, transformer
+        self.sampling: SamplingSettings = sampling
+        self.part, self.most_uncertain = target.reduction, math.log2(target.codes)
         self.multiple = self.smallest = max(source.multiple, target.multiple)
         if not transformer.aligned:  # of grids that differ just the trained size can be had
             self.multiple = self.smallest = transformer.window[0] * target.reduction

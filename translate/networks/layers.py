@@ -35,6 +35,10 @@ class Generator(nn.Module):
     """Height and width of the input must be at least this."""
     scale: int = 1
     """Output pixels per input pixel."""
+    tiles: bool = True
+    """Whether large images may run in parts: a pixel depends on those near it, and on statistics that can be shared."""
+    exact: bool = False
+    """Whether it runs in float32 alone: it chooses between codes, and another rounding would choose others."""
 
 
 class Drawn(NamedTuple):
@@ -52,10 +56,20 @@ class DrawingGenerator(Generator, ABC):
     Runs in float32, in eval mode and whatever autocast says: what is drawn would change with the rounding.
     """
 
+    tiles = False
+    exact = True
+
     def __init__(self) -> None:
         super().__init__()
         self.on_step: Callable[[int, int], None] | None = None
         """Hears how many of an image's steps are done, and of how many."""
+
+    part: int
+    """Side in pixels of what one number of the uncertainty tells of."""
+    most_uncertain: float
+    """The largest uncertainty there can be, in bits."""
+    sampling: Settings
+    """How results are drawn."""
 
     @abstractmethod
     def draws(self, images: Tensor, seeds: Sequence[int]) -> Drawn:

@@ -40,6 +40,8 @@ class Tokenizer(Generator):
     """Reconstructs images (N, C, H, W) in [-1, 1] from the tokens that it makes of them; any multiple of `reduction`."""
 
     scale = 1
+    tiles = False  # its norms and its attention see the whole image
+    exact = True
     encoder: TokenizerEncoder
     decoder: TokenizerDecoder
 

@@ -118,7 +118,10 @@ class CodebookQuantiser(Quantiser):
         self._renewed = None
         if counts is None:
             return {}
-        distributed.average([counts] if sums is None else [counts, sums])
+        noted = [counts] if sums is None else [counts, sums]
+        distributed.average(noted)
+        for tensor in noted:  # their sum: an average begins at a count of 1, beside which a mean would count for less
+            tensor.mul_(distributed.world())
         self.unused.copy_(torch.where(counts > 0, 0, self.unused + 1))
         if sums is not None:
             self._follow(counts, sums)

@@ -30,9 +30,10 @@ def projection(inputs: int, outputs: int) -> nn.Module:
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:
     """What a `projection` makes of float32 (N, C, h, w), in float32 also where a network is stored in fewer bits."""
-    if not isinstance(layer, nn.Conv2d):
-        return x
-    return F.conv2d(x, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(x, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+    made: Tensor = layer(x)  # nothing, or what conversion has put in a convolution's place
+    return made
 
 
 def rows(z: Tensor) -> Tensor:
