@@ -59,7 +59,7 @@ def test_what_is_decoded_is_what_conversion_makes(
     tokens = codec.encode(image)
     assert tokens.dtype is torch.int64 and tuple(tokens.shape) == codec.grid_of(size)
     assert tuple(tokens.shape) == tuple(-(-side // 2) for side in size)
-    assert len(tokens.unique()) > 1
+    assert len(tokens.unique()) > 1 or min(size) == 1
     decoded = codec.decode(tokens, size)
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, Translator.load(weights, device="cpu")(image))

@@ -145,13 +145,12 @@ def test_other_kinds_of_images(
     """Class numbers stay class numbers, alpha that the tokenizer knows comes back, and formats are those that can."""
     codec = TokenCodec.load(tiny_tokenizer.vqgan(tmp_path / "w.safetensors", **side), device="cpu")
     channels = side.get("channels", 1)
-    image = picture(8, 10, channels) % (3 if "classes" in side else 256)
-    np.save(tmp_path / "x.npy", image)
-    if channels <= 4:
-        alpha = image[..., -1] if channels in (2, 4) else None
-        write_image(tmp_path / "x.png", image if alpha is None else image[..., :-1], alpha=alpha)
-        (tmp_path / "x.npy").unlink()
-    source = next(tmp_path.glob("x.*"))
+    image = picture(8, 10, channels)
+    if "classes" in side:
+        image %= 3
+    source = tmp_path / ("x.npy" if channels > 4 else "x.png")
+    alpha = image[..., -1] if channels in (2, 4) else None
+    write_image(source, image if alpha is None else image[..., :-1], alpha=alpha)
     assert run(codec, source, tmp_path / "t").notes == []
     summary = unpack(codec, tmp_path / "t", tmp_path / "out", format=format)
     assert files(tmp_path / "out") == [expected]
@@ -245,7 +244,7 @@ def test_a_name_that_no_token_file_can_hold_is_said_before_the_work(
 ) -> None:
     """`b:` is a drive on Windows; what is refused here is refused by the file's own check."""
     write_image(tmp_path / "in" / "a" / "b.png", picture(8, 8))
-    with pytest.raises(UserError, match=r"cannot hold the name '\.\./in/a/b'"):
+    with pytest.raises(UserError, match=r"cannot hold the name 'in/\.\./in/a/b'"):
         plan_encoding(codec, f"{tmp_path}/*/../in/a/*.png", tmp_path / "t")
     for name in ("b:x", "..\\x", "../x", "a//b"):
         assert not module._may_stand_in_a_token_file(name)

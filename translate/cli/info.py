@@ -14,7 +14,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
     """Say what a run or a weights file is: method, directions or classes, channels, sizes, training."""
-    from translate.methods.generative import GenerativeMethod
+    from translate.methods.generative import GenerativeMethod, SamplingMethod
     from translate.networks import count_parameters
     from translate.run import build_for_inference, held, load_weights
 
@@ -29,11 +29,10 @@ def info(
         "sides": {name: spec.model_dump(mode="json", exclude_none=True, include=kept) for name, spec in specs.items()},
         "parameters": {name: count_parameters(module) for name, module in held(loaded, method).items()},
     }
-    if isinstance(method, GenerativeMethod):
-        facts |= {
-            "latent": {"width": method.latent.width, "prior": method.latent.prior},
-            "sample shape": list(method.shape),
-        }
+    if isinstance(method, SamplingMethod):
+        if isinstance(method, GenerativeMethod):
+            facts["latent"] = {"width": method.latent.width, "prior": method.latent.prior}
+        facts["sample shape"] = list(method.shape)
         if method.class_names:
             facts["classes"] = list(method.class_names)
     else:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from translate.cli.console import progress, say
-from translate.cli.convert import Precision
+from translate.cli.convert import Precision, sampling_settings
 from translate.errors import UserError
 
 
@@ -21,6 +21,23 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other images.")] = 0,
     truncation: Annotated[
         float | None, typer.Option(help="Latents stay within so many deviations: less variety, better images.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of a token prior; 0: the most probable tokens.", show_default="its own")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Draw from the so many most probable tokens.", show_default="its own")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Draw from the fewest tokens of this probability.", show_default="its own"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Of a token prior's images, such as 512x256.", show_default="as trained"),
     ] = None,
     label: Annotated[
         str | None, typer.Option("--class", help="A class by name or number.", show_default="all in turn")
@@ -80,6 +97,8 @@ def sample(
         precision=precision.value,
         standing_statistics=standing_statistics,
         batch_size=batch_size,
+        sampling=sampling_settings(temperature, top_k, top_p, steps),
+        size=_size(size),
     )
     planned = check(sampler, output, options)
     silent = quiet or as_json
@@ -98,6 +117,18 @@ def sample(
         return
     made = f"{planned} {'images' if sampler.is_image else 'points'}"
     say(f"{made} in {seconds:.1f} s, in {output}: {', '.join(summary['files'].values())}", quiet=quiet)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width."""
+    if text is None:
+        return None
+    width, mark, height = text.lower().partition("x")
+    if not mark or not width.isascii() or not width.isdigit() or not height.isascii() or not height.isdigit():
+        raise UserError(f"--size {text}: expected width and height in pixels, such as 512x256")
+    if int(width) < 1 or int(height) < 1:
+        raise UserError(f"--size {text}: expected at least one pixel either way")
+    return int(height), int(width)
 
 
 def _numbers(between: str | None) -> tuple[int, ...] | None:

@@ -40,7 +40,7 @@ from translate.evaluation.text import readable
 from translate.inference.report import THUMBNAIL
 from translate.inference.sampler import Sampler
 from translate.inference.translator import Translator
-from translate.methods.generative import GenerativeMethod
+from translate.methods.generative import SamplingMethod
 from translate.metrics.codebook import CodeUse
 from translate.metrics.parzen import RELIABLE as PARZEN_RELIABLE
 from translate.metrics.parzen import WARNING as PARZEN_WARNING
@@ -289,9 +289,7 @@ def translating(
                 pairs = [(i, i) for i in _spread(len(source.names), images)]
                 matches.append(Match(again, source, pairs, f"cycle {start}", sets=False))
     if not matches:
-        folder = (
-            ", or name a folder of targets" if any(method.ends(which)[0] in sides for which in directions) else ""
-        )
+        folder = ", or name a folder of targets" if any(method.ends(which)[0] in sides for which in directions) else ""
         raise UserError(f"{notes[0]}; choose another --split{folder}")
     if target is not None:
         return Subject(matches, _title(weights), readable(target), None, tuple(aims), notes)
@@ -744,4 +742,4 @@ def _small(pixels: Pixels, spec: ImageSpec) -> Pixels:
 def is_generative(config: Config) -> bool:
     """Whether a run makes its outputs of noise."""
     with torch.device("meta"):
-        return isinstance(config.method.build(config.data, inference=True), GenerativeMethod)
+        return isinstance(config.method.build(config.data, inference=True), SamplingMethod)

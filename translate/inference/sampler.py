@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,8 @@ from translate.data.spec import ImageSpec
 from translate.devices import Precision, resolve_device, resolve_precision
 from translate.errors import UserError
 from translate.inference.precision import FORMAT_NAMES, frozen, memory_format, reduced
-from translate.methods.generative import GenerativeMethod, scatter
+from translate.methods.generative import GenerativeMethod, SamplingMethod, scatter
+from translate.methods.token_prior import TokenPrior
 
 Samples = NDArray[Any]
 """Images (N, H, W, C) uint8, or points (N, D) float32."""
@@ -112,7 +113,7 @@ class Sampler:
 
     def __init__(
         self,
-        method: GenerativeMethod,
+        method: SamplingMethod,
         *,
         device: str = "auto",
         precision: Precision = "auto",
@@ -125,15 +126,20 @@ class Sampler:
             raise UserError("precision 'fp16' needs a GPU; use auto, bf16 or fp32 on the CPU")
         self.spec, self.shape, self.class_names = method.spec, method.shape, method.class_names
         self.is_image = method.spec.kind != "points"
+        self.interpolates = isinstance(method, GenerativeMethod)
+        """Whether there is something between two samples."""
         plain = precision == "auto" and not self.is_image
-        self.dtype = torch.float32 if plain else resolve_precision(precision, self.device)
+        if method.exact and precision not in ("auto", "fp32"):
+            raise UserError(f"precision '{precision}': this model chooses codes, which it does in fp32; use auto")
+        self.dtype = torch.float32 if plain or method.exact else resolve_precision(precision, self.device)
         self.standing_statistics = standing_statistics
         self.batch_size = self._batch_size(batch_size)
         self.facts = dict(facts or {})
-        self._trained = frozen(method.players["generator"], "default").to(self.device)
+        self._trained = nn.ModuleDict({n: frozen(method.players[n], "default") for n in method.samples_with})
+        self._trained.to(self.device)
         self._method = copy.deepcopy(method)
-        self._method.players["generator"] = self._trained
-        self._networks: dict[float | None, nn.Module] = {}  # by truncation, where statistics depend on it
+        self._method.players.update(dict(self._trained.items()))
+        self._networks: dict[float | None, nn.ModuleDict] = {}  # by truncation, where statistics depend on it
         if standing_statistics and not _batch_norms(self._trained):
             raise UserError("standing statistics are batch norm's, and this generator has none; leave the option out")
 
@@ -146,25 +152,34 @@ class Sampler:
         precision: Precision = "auto",
         standing_statistics: int | None = None,
         batch_size: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Sampler:
         """Load a weights file, or a run folder's best (else last) weights.
 
         Args:
             standing_statistics: None: 32 where the weights are an average (EMA) and the generator has batch norm.
+            sampling: settings of a token prior (`networks.token_sampling.SamplingSettings`) in the place of its own.
+            size: height and width of a token prior's images; None: as it was trained.
 
         Raises:
-            UserError: for what is no weights file, or a model that translates images.
+            UserError: for what is no weights file, a model that translates images, or one that has no such choice.
         """
         from translate.run import build_for_inference, load_weights, sha256  # the whole config: only when loading
 
         weights = load_weights(Path(path))
         method = build_for_inference(weights)
-        if not isinstance(method, GenerativeMethod):
+        if not isinstance(method, SamplingMethod):
             kind = weights.config.method.kind
             raise UserError(f"{weights.path}: this model ({kind}) translates images: use 'translate convert'")
+        if sampling or size:
+            if not isinstance(method, TokenPrior):
+                raise UserError(f"{weights.path}: a temperature, top-k, top-p, steps and a size are a token prior's")
+            method.sampling = method.sampling.model_copy(update=dict(sampling or {}))
+            method.shape = (method.shape[0], *(size or method.shape[1:]))
         if standing_statistics is None:
             averaged = weights.config.training.ema is not None
-            standing_statistics = STANDING_PASSES if averaged and _batch_norms(method.players["generator"]) else 0
+            standing_statistics = STANDING_PASSES if averaged and _batch_norms(method.exported()) else 0
         return cls(
             method,
             device=device,
@@ -334,6 +349,8 @@ class Sampler:
         """(L,): the sum of these images' latents, each times its factor, as long as a latent is."""
         weights = torch.tensor(list(factors.values()))
         combined = weights @ self.latents(list(factors), seed=seed, truncation=truncation)
+        if not isinstance(self._method, GenerativeMethod):
+            raise UserError("this model makes samples of no latents that could be added: leave the arithmetic out")
         if self._method.latent.prior == "normal":
             combined[: self._method.latent.width] /= weights.norm()
         return combined
@@ -344,7 +361,7 @@ class Sampler:
         rest = -len(latents) % size
         batches = torch.cat([latents, latents[-1:].expand(rest, -1)]).reshape(-1, size, latents.shape[1])
         classes = None if labels is None else torch.cat([labels, labels[-1:].expand(rest)]).reshape(-1, size)
-        self._method.players["generator"] = self._network(truncation)
+        self._method.players.update(dict(self._network(truncation).items()))
         made = [self._forward(batch, None if classes is None else classes[i]) for i, batch in enumerate(batches)]
         if isinstance(self.spec, ImageSpec):
             return np.concatenate([to_pixels(batch, self.spec) for batch in made])[: len(latents)]
@@ -363,23 +380,23 @@ class Sampler:
             )
         return made
 
-    def _network(self, truncation: float | None, on_progress: Callable[[int], None] | None = None) -> nn.Module:
-        """The generator in the precision it runs in, with the statistics that belong to the truncation."""
+    def _network(self, truncation: float | None, on_progress: Callable[[int], None] | None = None) -> nn.ModuleDict:
+        """The networks in the precision it runs in, with the statistics that belong to the truncation."""
         key = truncation if self.standing_statistics else None
         if key not in self._networks:
             network = copy.deepcopy(self._trained)
             if self.dtype != torch.float32:
-                network = reduced(network, self.dtype)
-            network = network.to(memory_format=memory_format(self.dtype))
+                reduced(network, self.dtype)
+            network.to(memory_format=memory_format(self.dtype))
             if self.standing_statistics:
                 self._estimate(network, truncation, on_progress or (lambda _: None))
             self._networks[key] = network
         return self._networks[key]
 
     @torch.inference_mode()
-    def _estimate(self, network: nn.Module, truncation: float | None, on_progress: Callable[[int], None]) -> None:
+    def _estimate(self, network: nn.ModuleDict, truncation: float | None, on_progress: Callable[[int], None]) -> None:
         """Batch norm's running statistics, in place: the plain mean of those of the passes. Nothing else is trained."""
-        self._method.players["generator"] = network
+        self._method.players.update(dict(network.items()))
         norms = _batch_norms(network)
         for norm in norms:
             norm.reset_running_stats()
@@ -546,6 +563,11 @@ def check(sampler: Sampler, output: Path, options: SampleOptions) -> int:
         raise UserError(f"{output}: is a file; expected a folder for the samples")
     if not options.overwrite and output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output}: is not empty; choose another folder, or add --overwrite")
+    if not sampler.interpolates and (options.interpolate or options.arithmetic):
+        raise UserError(
+            "this model makes images of tokens, between which there is nothing: leave --interpolate and "
+            "--arithmetic out"
+        )
     if not sampler.is_image and (options.interpolate or options.arithmetic):
         raise UserError(
             "this model makes points, between which there are no pictures: leave --interpolate and --arithmetic out"

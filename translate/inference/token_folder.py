@@ -105,7 +105,7 @@ def plan_encoding(
     for file in files:
         name = stem_key(file, root)
         if not _may_stand_in_a_token_file(name):
-            raise UserError(f"{file}: a token file cannot hold the name {name!r}; rename the image")
+            raise UserError(f"{file}: a token file cannot hold the name {name!r}; rename it, or name its folder")
         # Two names that differ in case are one file on many systems, and token files travel.
         if (other := folded.setdefault(name.casefold(), file)) is not file:
             raise UserError(

@@ -159,7 +159,9 @@ class Translator:
         if isinstance(tile, int) and protocol == "paper":
             raise UserError("protocol 'paper' has noise and statistics of whole images: use --tile auto or off with it")
         if isinstance(tile, int) and not getattr(network, "tiles", True):
-            raise UserError(f"tile {tile}: this model sees the whole image, so it cannot run in tiles; leave --tile out")
+            raise UserError(
+                f"tile {tile}: this model sees the whole image, so it cannot run in tiles; leave --tile out"
+            )
         whole = protocol == "paper" or not getattr(network, "tiles", True)
         self.tile: int | TileName = "off" if whole else tile
         self.tile_passes = tile_passes
@@ -205,7 +207,7 @@ class Translator:
             UserError: for what is no weights file, a direction that the model does not have, an alpha that is not
                 from 0 to 1 or whose run has no second stage, or `sampling` of a model that draws nothing.
         """
-        from translate.methods.generative import GenerativeMethod
+        from translate.methods.generative import SamplingMethod
         from translate.run import build_for_inference, load_weights  # the whole config: only when loading
 
         if alpha is None:
@@ -214,7 +216,7 @@ class Translator:
         else:
             weights, model = _between_stages(Path(path), alpha)
         method = build_for_inference(weights)
-        if isinstance(method, GenerativeMethod):
+        if isinstance(method, SamplingMethod):
             kind = weights.config.method.kind
             raise UserError(f"{weights.path}: this model ({kind}) makes images from noise: use 'translate sample'")
         chosen = direction or method.directions[0]

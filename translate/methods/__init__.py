@@ -11,11 +11,12 @@ from translate.methods.bigan import BiGANSettings
 from translate.methods.cut import CUTSettings
 from translate.methods.cyclegan import CycleGANSettings
 from translate.methods.gan import GANSettings
-from translate.methods.generative import GenerativeMethod
+from translate.methods.generative import SamplingMethod
 from translate.methods.imle import IMLESettings
 from translate.methods.moment_matching import MomentMatchingSettings
 from translate.methods.pix2pix import Pix2PixSettings
 from translate.methods.srgan import SRGANSettings
+from translate.methods.token_prior import TokenPriorSettings
 from translate.methods.token_translation import TokenTranslationSettings
 from translate.methods.vqgan import VQGANSettings
 
@@ -27,10 +28,11 @@ MethodSettings = Annotated[
     | GANSettings
     | BiGANSettings
     | VQGANSettings
+    | TokenPriorSettings
     | TokenTranslationSettings
     | MomentMatchingSettings
     | IMLESettings,
     Field(discriminator="kind"),
 ]
 
-__all__ = ["GenerativeMethod", "Method", "MethodSettings", "Turn"]
+__all__ = ["SamplingMethod", "Method", "MethodSettings", "Turn"]

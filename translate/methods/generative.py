@@ -1,7 +1,9 @@
-"""What all methods share that make samples out of noise: the latent, its condition, and what one looks at."""
+"""What all methods share that make samples out of noise: what sampling asks of them; the latent, its condition, and what
+one looks at."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
@@ -57,7 +59,56 @@ def samples_of(data: DataSettings, method: str) -> FolderSettings | ToySettings:
     )
 
 
-class GenerativeMethod(Method):
+class SamplingMethod(Method):
+    """Makes samples of one kind out of chance, of a class if there are classes: what sampling and evaluation use."""
+
+    side: str
+    spec: Spec
+    shape: tuple[int, ...]
+    """Of a sample: (C, H, W) or (D,)."""
+    class_names: tuple[str, ...]
+    """Empty for a method that knows no classes."""
+    samples_with: tuple[str, ...] = ("generator",)
+    """The players that `generate` uses."""
+    exact: bool = False
+    """Whether they run in float32 alone."""
+
+    @abstractmethod
+    def draw(
+        self,
+        count: int,
+        *,
+        generator: torch.Generator | None = None,
+        truncation: float | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """What samples are made of, (count, L) float32: see the subclasses."""
+
+    @abstractmethod
+    def generate(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        """(N, L) of `draw`, and (N,) class numbers where there are classes -> samples (N, *shape)."""
+
+    @abstractmethod
+    def interpolate(self, start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+        """(T, L) between two of `draw`, (L,) each, at the shares t (T,) from 0 to 1; UserError where nothing is."""
+
+    def _label(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """(N,) class numbers, where the method uses them."""
+        return batch["label"] if self.class_names else None
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        """As many samples as the batch has, of its classes, beside it."""
+        real = batch[self.side]
+        latent = self.draw(len(real), generator=chance).to(real.device)
+        return {"": Comparison(self.generate(latent, self._label(batch)), real, self.spec)}
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        shape = tuple(batch[self.side].shape[1:])
+        if shape != self.shape:
+            raise UserError(f"data.augment: samples have shape {shape}, the networks were made for {self.shape}")
+
+
+class GenerativeMethod(SamplingMethod):
     """Makes samples out of latents. A subclass adds further players, turns and losses.
 
     The latent that the generator takes is [z, codes, class one-hot]: `draw` makes the first two, `generate` adds the
@@ -77,8 +128,7 @@ class GenerativeMethod(Method):
     ) -> None:
         super().__init__()
         ((side, spec),) = data.specs().items()
-        self.side: str = side
-        self.spec: Spec = spec
+        self.side, self.spec = side, spec
         self.shape = data.shape()
         self.compares = {} if self.spec.kind == "points" else {"": False}
         self.class_names = data.class_names if condition else ()
@@ -168,16 +218,6 @@ class GenerativeMethod(Method):
         assert label is not None, "a class-conditional model needs labels"
         return F.one_hot(label, len(self.class_names)).float()
 
-    def _label(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """(N,) class numbers, where the method uses them."""
-        return batch["label"] if self.class_names else None
-
-    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
-        """As many samples as the batch has, of its classes, beside it."""
-        real = batch[self.side]
-        latent = self.draw(len(real), generator=chance).to(real.device)
-        return {"": Comparison(self.generate(latent, self._label(batch)), real, self.spec)}
-
     # ---- what one looks at -----------------------------------------------------------------------------------------
 
     def exported(self) -> nn.ModuleDict:
@@ -208,11 +248,6 @@ class GenerativeMethod(Method):
     def _values(self) -> int:
         """Values of the first categorical code; 0 without one."""
         return self.codes.categorical[0] if self.codes and self.codes.categorical else 0
-
-    def check(self, batch: Mapping[str, Tensor]) -> None:
-        shape = tuple(batch[self.side].shape[1:])
-        if shape != self.shape:
-            raise UserError(f"data.augment: samples have shape {shape}, the networks were made for {self.shape}")
 
 
 def scatter(points: Tensor, limit: float, size: int = 256) -> Tensor:

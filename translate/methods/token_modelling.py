@@ -53,9 +53,7 @@ class TokenModelSettings(Settings):
 
     def resolved(self) -> TokenModelSettings:
         """The settings with the networks of a trained tokenizer written into them."""
-        return self.model_copy(
-            update={"tokenizer": resolved_tokenizer(self.tokenizer, self.trained, "method.trained")}
-        )
+        return self.model_copy(update={"tokenizer": resolved_tokenizer(self.tokenizer, self.trained, "method.trained")})
 
 
 def trained_tokenizer(path: Path, key: str) -> Weights:

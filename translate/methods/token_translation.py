@@ -73,7 +73,9 @@ class TokenTranslationSettings(TokenModelSettings):
     def build(self, data: DataSettings, *, inference: bool = False) -> TokenTranslation:
         """The method for a data set; for `inference` nothing is loaded that only a loss needs."""
         if not isinstance(data, PairedSettings):
-            raise UserError(f"method token-translation learns from pairs: data.kind must be 'paired', not '{data.kind}'")
+            raise UserError(
+                f"method token-translation learns from pairs: data.kind must be 'paired', not '{data.kind}'"
+            )
         return TokenTranslation(self, data, inference=inference)
 
 
@@ -183,7 +185,11 @@ class TokenTranslation(Method):
             return {"tokens": loss}
         terms: dict[str, Tensor] = {}
         for name, part in self.tokenising.items():
-            tokenizer, discriminator, images = self.tokenizer(name), self._discriminator(name), self._images(batch, name)
+            tokenizer, discriminator, images = (
+                self.tokenizer(name),
+                self._discriminator(name),
+                self._images(batch, name),
+            )
             if turn.player == "tokenizer":
                 terms |= part.tokenizer_losses(self, tokenizer, discriminator, images, shared)
             else:

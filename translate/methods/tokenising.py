@@ -149,8 +149,10 @@ class Tokenising(nn.Module):
 
     def surveys(self, method: Method) -> bool:
         """Whether a step of several batches must look at all of them before the first loss: lambda is of them all."""
-        return self.settings.adaptive and f"adversarial{self.of}" in method.weights and method.active(
-            f"adversarial{self.of}"
+        return (
+            self.settings.adaptive
+            and f"adversarial{self.of}" in method.weights
+            and method.active(f"adversarial{self.of}")
         )
 
     def survey(
@@ -210,9 +212,7 @@ class Tokenising(nn.Module):
         found["adversarial"] = (loss.detach(), gradient_at(loss, output))
         return found
 
-    def _distance(
-        self, name: str, method: Method, tokenizer: Tokenizer, raw: Tensor, images: Tensor
-    ) -> Tensor | None:
+    def _distance(self, name: str, method: Method, tokenizer: Tokenizer, raw: Tensor, images: Tensor) -> Tensor | None:
         """The term of this name that compares x^ with x; None where it does not count."""
         if not method.weights.get(name + self.of):
             return None

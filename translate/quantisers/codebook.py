@@ -80,7 +80,7 @@ class CodebookQuantiser(Quantiser):
             self.register_buffer("counts", torch.ones(self.size))
             self.register_buffer("sums", codes.clone())
         self.register_buffer("unused", torch.zeros(self.size, dtype=torch.int64))
-        self._forget()
+        self.forget()
         self._renewed: Tensor | None = None
 
     def forward(self, z: Tensor) -> Quantised:
@@ -114,7 +114,7 @@ class CodebookQuantiser(Quantiser):
         are the trainer's to put back. Returns `restarted codes`, how many, if there is `restart`.
         """
         counts, sums, pool, restart = self._counts, self._sums, self._pool, self.settings.restart
-        self._forget()
+        self.forget()
         self._renewed = None
         if counts is None:
             return {}
@@ -140,7 +140,7 @@ class CodebookQuantiser(Quantiser):
         codebook = self.codebook.float()
         return F.normalize(codebook, dim=1) if self.settings.normalise else codebook
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """No latents since the last move. What was noted is gone at the step's end, so it is no buffer."""
         self._counts: Tensor | None = None
         self._sums: Tensor | None = None

@@ -1,0 +1,226 @@
+"""A prior over tokens: images made of noise, by a transformer that knows which tokens go together (Esser et al. 2021,
+arXiv 2012.09841, section 3.2; masked: MaskGIT, Chang et al. 2022, arXiv 2202.04200).
+
+first:  a tokenizer learns by reconstructing (VQGAN's box in `vqgan`), or is taken from a trained run
+then:   repeat for each batch of images x, perhaps of classes c:
+            minimise -log p( tokens(x) | c )                            (the box in `token_modelling`)
+to sample: draw s ~ p( s | c ), decode s
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from translate.data import DataSettings, FolderSettings
+from translate.data.images import visible
+from translate.errors import UserError
+from translate.methods.base import Comparison, Renewed, Summary, Turn, check_sizes
+from translate.methods.generative import COLUMNS, SamplingMethod
+from translate.methods.token_modelling import TokenModelSettings, grid_of, take_over, token_loss
+from translate.methods.tokenising import Tokenising
+from translate.networks import Discriminator
+from translate.networks.token_sampling import sample
+from translate.networks.token_transformer import TokenTransformer
+from translate.networks.tokenizer import Tokenizer, tokens_of
+
+_HALF = 1 << 16
+"""A seed of 32 bits as two numbers that float32 holds exactly."""
+
+
+class TokenPriorSettings(TokenModelSettings):
+    """A tokenizer, and a transformer that predicts the tokens of an image from nothing or from its class."""
+
+    kind: Literal["token-prior"] = "token-prior"
+    conditioning: bool = False
+    """Learn the tokens of each class (`data.classes`)."""
+
+    def build(self, data: DataSettings, *, inference: bool = False) -> TokenPrior:
+        """The method for a data set; for `inference` nothing is loaded that only a loss needs."""
+        if not isinstance(data, FolderSettings):
+            raise UserError(
+                f"method token-prior learns from single images: data.kind must be 'folder', not '{data.kind}'"
+            )
+        return TokenPrior(self, data, inference=inference)
+
+
+class TokenPrior(SamplingMethod):
+    """The algorithm box above, term by term. What a sample is made of is the seed of its tokens' chance."""
+
+    differentiates = ("tokenizer", "transformer")
+    samples_with = ("tokenizer", "transformer")
+    exact = True
+
+    samples: Tensor
+
+    def __init__(self, settings: TokenPriorSettings, data: FolderSettings, *, inference: bool = False) -> None:
+        super().__init__()
+        self.settings, self.sampling = settings, settings.sampling
+        ((self.side, spec),) = data.specs().items()
+        self.spec = self.image_spec = spec
+        self.shape = data.shape()
+        self.class_names = data.class_names if settings.conditioning else ()
+        if settings.conditioning and not self.class_names:
+            raise UserError(
+                "method.conditioning: the data has no classes; set data.classes to 'folders' (one folder a class)"
+            )
+        self.compares = {"": False, "reconstruction": True}
+        recipe = settings.tokenizer
+        tokenizer = recipe.build_tokenizer(spec)
+        players: dict[str, nn.Module] = {"tokenizer": tokenizer}
+        if recipe.discriminator is not None and not inference:
+            players["discriminator"] = recipe.discriminator.build(spec.width)
+        players["transformer"] = settings.transformer.build(
+            tokenizer.codes,
+            grid_of(data.augment, tokenizer.reduction),
+            causal=settings.decoding == "causal",
+            classes=len(self.class_names),
+        )
+        self.players = nn.ModuleDict(players)
+        self.untrained = ("transformer",) if settings.trained is not None else ("tokenizer", "transformer")
+        self.tokenising = Tokenising(recipe, spec, tokenizer.codes, self.shape[1], inference=inference)
+        self.weights = {"tokens": 1.0, **self.tokenising.weights()}
+        # Whether the transformer has moved: before, there is no sample to be measured or shown.
+        self.register_buffer("samples", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return cast(Tokenizer, self.players["tokenizer"])
+
+    @property
+    def discriminator(self) -> Discriminator | None:
+        return cast(Discriminator, self.players["discriminator"]) if "discriminator" in self.players else None
+
+    @property
+    def transformer(self) -> TokenTransformer:
+        return cast(TokenTransformer, self.players["transformer"])
+
+    def begin(self) -> None:
+        if self.settings.trained is not None:
+            take_over(self.tokenizer, self.settings.trained, "method.trained")
+
+    def advance(self, progress: float) -> None:
+        self.tokenizer.quantiser.advance(progress)
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        moves = [Turn("tokenizer")]
+        if self.discriminator is not None:
+            self.tokenising.adversary.advance(step)
+            moves.append(Turn("discriminator", self.tokenising.adversary.due(step)))
+        return (*moves, Turn("transformer"))
+
+    def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
+        images = batch[self.side]
+        found: dict[str, Tensor] = {}
+        if "tokenizer" in moving or "discriminator" in moving:
+            found |= self.tokenising.shared(self.tokenizer, images, learns="tokenizer" in moving)
+        if "transformer" in moving:
+            found["target"] = tokens_of(self.tokenizer, images)
+        return found
+
+    def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        images = batch[self.side]
+        if turn.player == "tokenizer":
+            return self.tokenising.tokenizer_losses(self, self.tokenizer, self.discriminator, images, shared)
+        if turn.player == "discriminator":
+            assert self.discriminator is not None
+            return self.tokenising.discriminator_losses(
+                self, self.tokenizer, self.discriminator, images, shared, turn.terms
+            )
+        if not self.active("tokens"):
+            return {}
+        loss, right = token_loss(
+            self.transformer, shared["target"], label=self._label(batch), smoothing=self.settings.label_smoothing
+        )
+        self.report("tokens guessed", right)
+        return {"tokens": loss}
+
+    def surveys(self, turn: Turn) -> bool:
+        return turn.player == "tokenizer" and self.discriminator is not None and self.tokenising.surveys(self)
+
+    def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
+        assert self.discriminator is not None
+        self.tokenising.survey(self, self.tokenizer, self.discriminator, batch[self.side], shared)
+
+    def moved(self, turn: Turn) -> Renewed:
+        if turn.player == "transformer":
+            self.samples.fill_(True)
+        return self.tokenising.moved(self, self.tokenizer) if turn.player == "tokenizer" else ()
+
+    def summary(self) -> Summary:
+        return self.tokenising.summary()
+
+    def warnings(self, values: Mapping[str, float]) -> list[str]:
+        return self.tokenising.warnings(values)
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        super().check(batch)
+        networks: dict[str, tuple[str, nn.Module]] = {"tokenizer": (self.side, self.tokenizer)}
+        if self.discriminator is not None:
+            networks["discriminator"] = (self.side, self.discriminator)
+        check_sizes(batch, networks)
+
+    # ---- samples ---------------------------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        count: int,
+        *,
+        generator: torch.Generator | None = None,
+        truncation: float | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """(count, 2) float32: the two halves of each sample's seed, whole numbers below 65,536. UserError for a
+        truncation: the sampling's temperature, top-k and top-p are its like here."""
+        if truncation is not None:
+            raise UserError("truncation is of latents, which a token prior has not; use a temperature, top-k or top-p")
+        return torch.randint(_HALF, (count, 2), generator=generator).float().to(device or torch.device("cpu"))
+
+    @torch.no_grad()
+    def generate(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        """(N, 2) of `draw`, and (N,) class numbers where there are classes -> images (N, C, H, W), float32.
+
+        A size that is not the trained one is made in windows: see `networks.token_sampling.sample`.
+        """
+        seeds = [int(high) * _HALF + int(low) for high, low in latent.tolist()]
+        side = self.tokenizer.reduction
+        grid = (-(-self.shape[1] // side), -(-self.shape[2] // side))
+        with torch.autocast(latent.device.type, enabled=False):
+            drawn = sample(self.transformer, grid, self.sampling, seeds, label=label if self.class_names else None)
+            made = self.tokenizer.decode_tokens(drawn.tokens)
+        return made[..., : self.shape[1], : self.shape[2]]
+
+    def interpolate(self, start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+        raise UserError("between two samples of a token prior there is nothing: leave the interpolation out")
+
+    def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the tokenizer makes of images; samples, of each class in a column, once the transformer learns."""
+        images = batch[self.side]
+        if not bool(self.samples):
+            again = self.tokenizer(images).clamp(-1, 1)
+            return {"input": visible(images, self.image_spec), "reconstruction": visible(again, self.image_spec)}
+        names = self.class_names[:COLUMNS] or ("samples",)
+        latent = self.draw(max(1, len(images) // len(names)), generator=torch.Generator().manual_seed(0))
+        latent = latent.to(images.device)
+        shown = {}
+        for number, name in enumerate(names):
+            label = torch.full((len(latent),), number, device=images.device) if self.class_names else None
+            shown[name] = visible(self.generate(latent, label).clamp(-1, 1), self.image_spec)
+        return shown
+
+    def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
+        """Samples as a set once there are some; before, what the tokenizer loses, which chooses no weights."""
+        if bool(self.samples):
+            return super().comparisons(batch, chance)
+        images = batch[self.side]
+        return {"reconstruction": Comparison(self.tokenizer(images), images, self.spec, chooses=False)}
+
+    def exported(self) -> nn.ModuleDict:
+        return nn.ModuleDict({name: self.players[name] for name in self.samples_with})
+
+    def averaged(self) -> nn.ModuleDict:
+        """The transformer alone: it learns the tokens of the tokenizer as it is, not as it was on average."""
+        return nn.ModuleDict({"transformer": self.transformer})
