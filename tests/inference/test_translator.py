@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from translate.data.spec import ImageSpec
 from translate.errors import ImageError, UserError
-from translate.inference.translator import Translator, _pad
+from translate.inference.translator import Translator, pad
 from translate.networks.resnet import ResNetSettings
 from translate.networks.unet import UNetSettings
 
@@ -50,7 +50,7 @@ def test_any_size_and_depth_come_back_exactly(
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 4, 16]), st.integers(1, 40), st.integers(0, 99))
 def test_padding_is_a_mirror(height: int, width: int, multiple: int, smallest: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 255, (1, height, width, 2), dtype=np.uint8)
-    padded = _pad(pixels, multiple, smallest)
+    padded = pad(pixels, multiple, smallest)
     assert all(side % multiple == 0 and side >= smallest for side in padded.shape[1:3])
     assert padded.shape[1] - max(height, smallest) < multiple and padded.shape[2] - max(width, smallest) < multiple
 

@@ -39,7 +39,7 @@ CUDA_BATCH_PIXELS = 1 << 19
 """Pixels of an automatic batch on a GPU: 8 images of 256 x 256."""
 CUDA_BATCH = 8
 
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def plan(translator: Translator, inputs: str | Path, output: str | Path, options
         suffix = file.suffix if options.format == "keep" else f".{options.format}"
         if single:
             suffix = output.suffix
-        suffix = _suffix_for(suffix, translator.target)
+        suffix = suffix_for(suffix, translator.target)
         destination = output.with_suffix(suffix) if single else (output / relative).with_suffix(suffix)
         items += _items(file, destination, relative.as_posix(), options.samples)
     _refuse_collisions(items)
@@ -220,7 +220,7 @@ def _refuse_collisions(items: Sequence[Item]) -> None:
         planned[key] = item
 
 
-def _suffix_for(suffix: str, target: ImageSpec, *, deep: bool = False, alpha: bool = False) -> str:
+def suffix_for(suffix: str, target: ImageSpec, *, deep: bool = False, alpha: bool = False) -> str:
     """The wanted suffix where that format can hold such a result, else `.png` (`.npy` for many channels)."""
     kind = suffix.lower()
     labels = target.kind == "labels"
@@ -392,7 +392,7 @@ class _Work:
         image = read_image(item.source, max_pixels=self.options.max_pixels)
         suffix = item.destination.suffix
         deep = image.pixels.dtype == np.uint16 and self.translator.target.kind == "image"
-        able = _suffix_for(suffix, self.translator.target, deep=deep, alpha=self._keeps_alpha(image))
+        able = suffix_for(suffix, self.translator.target, deep=deep, alpha=self._keeps_alpha(image))
         if able != suffix:
             item = Item(item.source, item.destination.with_suffix(able), item.name)
         return _Loaded(item, image, self.translator.prepare(image))
@@ -462,7 +462,7 @@ class _Work:
             item = future.result()
         except (OSError, UserError) as error:
             cause = error if isinstance(error, OSError) else error.__context__  # `write_image` words it
-            if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise _DiskFull(str(loaded.item.destination)) from error
             self._fail(loaded.item, f"no result: {error}")
         else:

@@ -84,6 +84,16 @@ def memory_format(dtype: torch.dtype, *, enlarges: bool = False) -> torch.memory
     return torch.contiguous_format if dtype == torch.float32 and not enlarges else torch.channels_last
 
 
+def prepared(network: nn.Module, dtype: torch.dtype, device: torch.device, *, enlarges: bool = False) -> nn.Module:
+    """A copy of a frozen network that runs in that number format on a device, laid out as its kernels like it."""
+    network = copy.deepcopy(network)
+    if dtype != torch.float32:
+        network = reduced(network, dtype)
+    if device.type == "cpu":
+        network = steady(network, dtype)
+    return network.to(memory_format=memory_format(dtype, enlarges=enlarges))
+
+
 class SteadyConvolution(nn.Module):
     """A convolution on a CPU whose pixels do not depend, to the bit, on how large an image they stand in.
 

@@ -14,8 +14,8 @@ from translate.data.images import Pixels, normalise, to_pixels
 from translate.data.spec import ImageSpec
 from translate.devices import resolve_device
 from translate.errors import UserError
-from translate.inference.precision import frozen, in_torch_s_layers, memory_format, steady
-from translate.inference.translator import _pad
+from translate.inference.precision import frozen, in_torch_s_layers, memory_format, prepared
+from translate.inference.translator import pad
 from translate.networks.tokenizer import Tokenizer, tokens_of
 
 
@@ -48,10 +48,8 @@ class TokenCodec:
             raise UserError("the tokenizer's weights are no numbers (NaN or infinite): its training went wrong")
         # As Translator prepares it for float32: other kernels would differ in the last bits.
         network = in_torch_s_layers(frozen(tokenizer, "default")).to(self.device)
-        if self.device.type == "cpu":
-            network = steady(network, torch.float32)
+        self._network = cast(Tokenizer, prepared(network, torch.float32, self.device))
         self._format = memory_format(torch.float32)
-        self._network = cast(Tokenizer, network.to(memory_format=self._format))
 
     @classmethod
     def load(cls, path: str | Path, *, side: str | None = None, device: str = "auto") -> TokenCodec:
@@ -67,6 +65,7 @@ class TokenCodec:
         Raises:
             UserError: for what is no weights file, a model without tokenizer, or a side that it does not have.
         """
+        from translate.methods.token_prior import TokenPrior
         from translate.methods.token_translation import TokenTranslation
         from translate.methods.vqgan import VQGAN
         from translate.run import build_for_inference, load_weights, sha256  # the whole config: only when loading
@@ -74,7 +73,7 @@ class TokenCodec:
         weights = load_weights(Path(path))
         method = build_for_inference(weights)
         digest = sha256(weights.path)
-        if isinstance(method, VQGAN):
+        if isinstance(method, (VQGAN, TokenPrior)):
             if side is not None:
                 raise UserError(f"{weights.path}: has one tokenizer, not one for each side; leave out --side")
             tokenizer, spec = method.tokenizer, method.spec
@@ -87,8 +86,8 @@ class TokenCodec:
         else:
             kind = weights.config.method.kind
             raise UserError(
-                f"{weights.path}: this model ({kind}) has no tokenizer; expected a run of method vqgan, or of "
-                "token-translation with --side"
+                f"{weights.path}: this model ({kind}) has no tokenizer; expected a run of method vqgan or "
+                "token-prior, or of token-translation with --side"
             )
         try:
             return cls(tokenizer, spec, digest, device=device)
@@ -105,7 +104,7 @@ class TokenCodec:
     def encode(self, pixels: Pixels) -> Tensor:
         """Pixels (H, W, C), uint8 or uint16, as `data.images.load_pixels_like` gives them -> tokens (h, w), int64, on
         the CPU. Sizes that are no multiple of the tokenizer's are padded at the bottom and the right, by reflection."""
-        padded = _pad(pixels[None], self._network.multiple, self._network.smallest)
+        padded = pad(pixels[None], self._network.multiple, self._network.smallest)
         ready = np.require(padded, requirements=("C", "W"))  # as torch wants it
         image = normalise(torch.from_numpy(ready).to(self.device), self.spec).to(memory_format=self._format)
         return tokens_of(self._network, image)[0].cpu()

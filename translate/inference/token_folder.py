@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import deque
@@ -22,13 +21,12 @@ from translate.data.spec import ImageSpec
 from translate.data.tokens import TokenFile, is_token_file, read_tokens, write_tokens
 from translate.errors import ImageError, PartialFailure, UserError
 from translate.inference.compression import Compression, measure
-from translate.inference.folder import LOOK_AHEAD, LOOK_AHEAD_PIXELS, READERS, WRITERS, _suffix_for
+from translate.inference.folder import LOOK_AHEAD, LOOK_AHEAD_PIXELS, NO_ROOM, READERS, WRITERS, suffix_for
 from translate.inference.precision import short_of_memory
 from translate.inference.token_codec import TokenCodec
 
 Format = Literal["png", "jpg", "webp", "tiff", "bmp"]
 
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota error
 Progress = Callable[[int], None]
 
 
@@ -362,7 +360,7 @@ def plan_decoding(
         )
     if output.is_file():
         raise UserError(f"{output}: is a file; expected a folder for the images")
-    suffix = _suffix_for(f".{format}", codec.spec)
+    suffix = suffix_for(f".{format}", codec.spec)
     notes = [] if suffix == f".{format}" else [f"{format} cannot hold these images; they became {suffix[1:]}"]
     destinations: dict[str, Path] = {}
     names = list(file.grids)[:limit]
@@ -412,7 +410,7 @@ def decode(
         writing.popleft()
         if isinstance(error, (OSError, UserError)):
             cause = error if isinstance(error, OSError) else error.__context__  # `write_image` words it
-            if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            if isinstance(cause, OSError) and cause.errno in NO_ROOM:
                 raise PartialFailure(
                     f"{plan.destinations[name]}: the disk is full; {summary.written + summary.skipped} of "
                     f"{summary.total} images are done. Make room, then run the same command again: it skips them"

@@ -27,9 +27,8 @@ from translate.inference.precision import (
     frozen,
     in_torch_s_layers,
     memory_format,
-    reduced,
+    prepared,
     short_of_memory,
-    steady,
     streamlined,
 )
 from translate.inference.tiling import (
@@ -52,7 +51,6 @@ from translate.inference.tiling import (
     small_copy,
     tiles,
 )
-
 from translate.networks.layers import DrawingGenerator
 
 if TYPE_CHECKING:
@@ -197,8 +195,8 @@ class Translator:
         """Load a weights file, or a run folder's best (else last) weights.
 
         Args:
-            sampling: settings of a model that draws its results (`networks.token_sampling.SamplingSettings`) in the place
-                of its own.
+            sampling: settings of a model that draws its results (`networks.token_sampling.SamplingSettings`) in place of
+                its own.
             alpha: of a run of two stages (SRGAN), how much of the last one: 0 is what the first stage ended with, 1 the
                 last weights, and between them each weight is interpolated (ESRGAN, Wang et al., arXiv 1809.00219,
                 section 3.4).
@@ -332,8 +330,8 @@ class Translator:
 
         Args:
             batch: N arrays (H, W, C) of one shape, uint8 or uint16.
-            names: seeds of what is random (the noise of `protocol="paper"`, what a network draws), one per image; without
-                them all are seeded alike.
+            names: seeds of what is random (the noise of `protocol="paper"`, what a network draws), one per image; all
+                are seeded alike without them.
 
         Returns:
             N arrays (H*scale, W*scale, C') of the input's depth; class numbers of the smallest fitting type
@@ -387,7 +385,7 @@ class Translator:
         """(N, H, W, C) -> (N, H*scale, W*scale, C')."""
         height, width = pixels.shape[1:3]
         dtype = self._dtype_for(pixels)
-        tensor = self._tensor(_pad(pixels, self.multiple, self.smallest), dtype)
+        tensor = self._tensor(pad(pixels, self.multiple, self.smallest), dtype)
         fake: Tensor = self._network(dtype)(tensor)
         return self._pixels(fake[:, :, : height * self.scale, : width * self.scale], pixels, dtype)
 
@@ -498,7 +496,7 @@ class Translator:
         """(H, W, C) -> (H*scale, W*scale, C'). Just one tile at a time is on the device."""
         height, width = (side * self.scale for side in pixels.shape[:2])
         dtype = self._dtype_for(pixels)
-        padded = _pad(pixels[None], self.multiple, self.smallest)[0]
+        padded = pad(pixels[None], self.multiple, self.smallest)[0]
         cut = tiles(padded.shape[0], padded.shape[1], self._side, self._halo, self.multiple)
         if dtype not in self._tiled:
             self._tiled[dtype] = TiledNetwork(self._network(dtype))
@@ -576,12 +574,7 @@ class Translator:
     def _network(self, dtype: torch.dtype) -> nn.Module:
         """The network in that precision, cast when it is first needed."""
         if dtype not in self._networks:
-            network = copy.deepcopy(self._quick)
-            if dtype != torch.float32:
-                network = reduced(network, dtype)
-            if self.device.type == "cpu":
-                network = steady(network, dtype)
-            self._networks[dtype] = network.to(memory_format=self._memory_format(dtype))
+            self._networks[dtype] = prepared(self._quick, dtype, self.device, enlarges=self.scale > 1)
         return self._networks[dtype]
 
     def describe(self) -> dict[str, str]:
@@ -619,7 +612,7 @@ def _seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()[:4], "big")
 
 
-def _pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:
+def pad(pixels: Pixels, multiple: int, smallest: int) -> Pixels:
     """Grow (N, H, W, C) at the bottom and the right to the next size that the network takes.
 
     By reflection, back and forth where the pad is longer than the image; a side of one pixel is repeated.

@@ -1,5 +1,5 @@
-"""VQGAN's adaptive weight: at the decoder's last layer the adversarial term has as much say as the reconstruction (Esser
-et al., arXiv 2012.09841, equation 7)."""
+"""VQGAN's adaptive weight: the adversarial term has as much say at the decoder's last layer as the reconstruction has
+(Esser et al., arXiv 2012.09841, equation 7)."""
 
 from __future__ import annotations
 

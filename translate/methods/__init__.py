@@ -35,4 +35,4 @@ MethodSettings = Annotated[
     Field(discriminator="kind"),
 ]
 
-__all__ = ["SamplingMethod", "Method", "MethodSettings", "Turn"]
+__all__ = ["Method", "MethodSettings", "SamplingMethod", "Turn"]

@@ -1,5 +1,5 @@
-"""What all methods share that make samples out of noise: what sampling asks of them; the latent, its condition, and what
-one looks at."""
+"""What all methods share that make samples out of noise: what sampling asks of them; the latent, its condition, and
+what one looks at."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from translate.data import DataSettings, FolderSettings
 from translate.data.images import visible
+from translate.data.spec import ImageSpec
+from translate.devices import exact_float32
 from translate.errors import UserError
 from translate.methods.base import Comparison, Renewed, Summary, Turn, check_sizes
 from translate.methods.generative import COLUMNS, SamplingMethod
@@ -54,13 +56,14 @@ class TokenPrior(SamplingMethod):
     samples_with = ("tokenizer", "transformer")
     exact = True
 
+    spec: ImageSpec
     samples: Tensor
 
     def __init__(self, settings: TokenPriorSettings, data: FolderSettings, *, inference: bool = False) -> None:
         super().__init__()
         self.settings, self.sampling = settings, settings.sampling
         ((self.side, spec),) = data.specs().items()
-        self.spec = self.image_spec = spec
+        self.spec = spec
         self.shape = data.shape()
         self.class_names = data.class_names if settings.conditioning else ()
         if settings.conditioning and not self.class_names:
@@ -188,7 +191,7 @@ class TokenPrior(SamplingMethod):
         seeds = [int(high) * _HALF + int(low) for high, low in latent.tolist()]
         side = self.tokenizer.reduction
         grid = (-(-self.shape[1] // side), -(-self.shape[2] // side))
-        with torch.autocast(latent.device.type, enabled=False):
+        with exact_float32(latent.device):
             drawn = sample(self.transformer, grid, self.sampling, seeds, label=label if self.class_names else None)
             made = self.tokenizer.decode_tokens(drawn.tokens)
         return made[..., : self.shape[1], : self.shape[2]]
@@ -201,14 +204,14 @@ class TokenPrior(SamplingMethod):
         images = batch[self.side]
         if not bool(self.samples):
             again = self.tokenizer(images).clamp(-1, 1)
-            return {"input": visible(images, self.image_spec), "reconstruction": visible(again, self.image_spec)}
+            return {"input": visible(images, self.spec), "reconstruction": visible(again, self.spec)}
         names = self.class_names[:COLUMNS] or ("samples",)
         latent = self.draw(max(1, len(images) // len(names)), generator=torch.Generator().manual_seed(0))
         latent = latent.to(images.device)
         shown = {}
         for number, name in enumerate(names):
             label = torch.full((len(latent),), number, device=images.device) if self.class_names else None
-            shown[name] = visible(self.generate(latent, label).clamp(-1, 1), self.image_spec)
+            shown[name] = visible(self.generate(latent, label).clamp(-1, 1), self.spec)
         return shown
 
     def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from translate.data import DataSettings, PairedSettings
 from translate.data.images import visible
+from translate.devices import exact_float32
 from translate.errors import UserError
 from translate.methods.base import Comparison, Method, Renewed, Summary, Turn, check_sizes, run_padded
 from translate.methods.token_modelling import (
@@ -32,7 +33,7 @@ from translate.methods.token_modelling import (
 )
 from translate.methods.tokenising import Tokenising, TokenisingSettings
 from translate.networks import Discriminator
-from translate.networks.layers import Drawn, DrawingGenerator
+from translate.networks.layers import DrawingGenerator, Drawn
 from translate.networks.token_sampling import SamplingSettings, sample
 from translate.networks.token_transformer import TokenTransformer
 from translate.networks.tokenizer import Tokenizer, tokens_of
@@ -96,13 +97,13 @@ class TokenTranslation(Method):
         names = ["A", "B"] if settings.tokenizers == "two" else [""]
         if names == [""] and self.specs["A"].width != self.specs["B"].width:
             raise UserError(
-                f"method.tokenizers: A has {self.specs['A'].width} channels, B {self.specs['B'].width}, so one tokenizer "
-                "cannot serve both: set it to two"
+                f"method.tokenizers: A has {self.specs['A'].width} channels, B {self.specs['B'].width}, so one cannot "
+                "serve both: set it to two"
             )
         size = data.augment.crop or data.augment.resize or 0
         tokenizers: dict[str, nn.Module] = {}
         discriminators: dict[str, nn.Module] = {}
-        self.tokenising: dict[str, Tokenising] = {}
+        parts: dict[str, Tokenising] = {}
         for name in names:
             recipe, spec = settings.recipe(name), self.specs[name or data.target]
             tokenizer = recipe.build_tokenizer(spec)
@@ -111,8 +112,8 @@ class TokenTranslation(Method):
                 discriminators[name or "both"] = recipe.discriminator.build(spec.width)
             of = f"_{name}" if name else ""
             part = Tokenising(recipe, spec, tokenizer.codes, size, of=of, inference=inference)
-            self.tokenising[name or "both"] = part
-            self.add_module(f"tokenising{of}", part)
+            parts[name or "both"] = part
+        self.tokenising = nn.ModuleDict(parts)
         players: dict[str, nn.Module] = {"tokenizer": nn.ModuleDict(tokenizers)}
         if discriminators:
             players["discriminator"] = nn.ModuleDict(discriminators)
@@ -124,7 +125,7 @@ class TokenTranslation(Method):
         self.players = nn.ModuleDict(players)
         self.untrained = ("transformer",) if settings.trained is not None else ("tokenizer", "transformer")
         self.weights = {"tokens": 1.0}
-        for part in self.tokenising.values():
+        for part in self.parts.values():
             self.weights |= part.weights()
         # Whether the transformer has moved: before, there is no translation to be measured or shown.
         self.register_buffer("translates", torch.zeros((), dtype=torch.bool))
@@ -136,6 +137,11 @@ class TokenTranslation(Method):
     def tokenizer(self, side: str) -> Tokenizer:
         """The tokenizer of a side of the data."""
         return self._tokenizer_of(cast(nn.ModuleDict, self.players["tokenizer"]), side)
+
+    @property
+    def parts(self) -> dict[str, Tokenising]:
+        """What each tokenizer learns by, under its name: `both`, or `A` and `B`."""
+        return {name: cast(Tokenising, part) for name, part in self.tokenising.items()}
 
     @property
     def transformer(self) -> TokenTransformer:
@@ -154,7 +160,7 @@ class TokenTranslation(Method):
         moves = [Turn("tokenizer")]
         if "discriminator" in self.players:
             due: list[str] = []
-            for part in self.tokenising.values():
+            for part in self.parts.values():
                 part.adversary.advance(step)
                 due += part.adversary.due(step)
             moves.append(Turn("discriminator", tuple(dict.fromkeys(due))))
@@ -163,7 +169,7 @@ class TokenTranslation(Method):
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if "tokenizer" in moving or "discriminator" in moving:
-            for name, part in self.tokenising.items():
+            for name, part in self.parts.items():
                 images = self._images(batch, name)
                 found |= part.shared(self.tokenizer(name), images, learns="tokenizer" in moving)
         if "transformer" in moving:
@@ -172,7 +178,7 @@ class TokenTranslation(Method):
         return found
 
     def _images(self, batch: Mapping[str, Tensor], name: str) -> Tensor:
-        """What the tokenizer of this name learns from: a side's images (N, C, H, W), or those of both (2 N, C, H, W)."""
+        """What the tokenizer of this name learns from: a side's images (N, C, H, W), or both sides' (2 N, C, H, W)."""
         return batch[name] if name in batch else torch.cat([batch[side] for side in self.sides])
 
     def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -184,7 +190,7 @@ class TokenTranslation(Method):
             self.report("tokens guessed", right)
             return {"tokens": loss}
         terms: dict[str, Tensor] = {}
-        for name, part in self.tokenising.items():
+        for name, part in self.parts.items():
             tokenizer, discriminator, images = (
                 self.tokenizer(name),
                 self._discriminator(name),
@@ -203,10 +209,10 @@ class TokenTranslation(Method):
         return cast(Discriminator, cast(nn.ModuleDict, self.players["discriminator"])[name])
 
     def surveys(self, turn: Turn) -> bool:
-        return turn.player == "tokenizer" and any(part.surveys(self) for part in self.tokenising.values())
+        return turn.player == "tokenizer" and any(part.surveys(self) for part in self.parts.values())
 
     def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        for name, part in self.tokenising.items():
+        for name, part in self.parts.items():
             if part.surveys(self) and (discriminator := self._discriminator(name)) is not None:
                 part.survey(self, self.tokenizer(name), discriminator, self._images(batch, name), shared)
 
@@ -215,19 +221,19 @@ class TokenTranslation(Method):
             self.translates.fill_(True)
         if turn.player != "tokenizer":
             return ()
-        return [row for name, part in self.tokenising.items() for row in part.moved(self, self.tokenizer(name))]
+        return [row for name, part in self.parts.items() for row in part.moved(self, self.tokenizer(name))]
 
     def summary(self) -> Summary:
         numbers: dict[str, float] = {}
         histograms: dict[str, Tensor] = {}
-        for part in self.tokenising.values():
+        for part in self.parts.values():
             found = part.summary()
             numbers |= found.numbers
             histograms |= found.histograms
         return Summary(numbers, histograms)
 
     def warnings(self, values: Mapping[str, float]) -> list[str]:
-        return [line for part in self.tokenising.values() for line in part.warnings(values)]
+        return [line for part in self.parts.values() for line in part.warnings(values)]
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
         networks: dict[str, tuple[str, nn.Module]] = {}
@@ -307,7 +313,7 @@ class TokenTranslator(DrawingGenerator):
         padded = nn.functional.pad(images, (0, right, 0, down), mode="replicate")
         tokens = tokens_of(self.source, padded)
         grid = (padded.shape[2] // self.target.reduction, padded.shape[3] // self.target.reduction)
-        with torch.autocast(images.device.type, enabled=False):
+        with exact_float32(images.device):
             drawn = sample(self.transformer, grid, self.sampling, list(seeds), source=tokens, on_step=self.on_step)
             made = self.target.decode_tokens(drawn.tokens)
         return Drawn(made[..., :height, :width], drawn.entropy)

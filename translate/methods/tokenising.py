@@ -1,4 +1,4 @@
-"""How a tokenizer learns, whatever it is for: what VQGAN's algorithm box says of one tokenizer and its discriminator."""
+"""How a tokenizer learns, whatever it is for: what VQGAN's box says of one tokenizer and its discriminator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from translate.networks import Discriminator, DiscriminatorSettings
 from translate.networks.patch import PatchSettings
 from translate.networks.tokenizer import Tokenizer, TokenizerSettings
 from translate.settings import Share
-
 
 _DISTANCES = ("reconstruction", "lpips")
 """What compares the reconstruction with the image: L_rec of equation 7."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from translate.devices import exact_float32
 from translate.networks import TokenizerNetworkSettings
 from translate.networks.layers import Generator
 from translate.networks.vqgan import ConvolutionalTokenizerSettings, TokenizerDecoder, TokenizerEncoder
 from translate.quantisers import CodebookSettings, Quantised, QuantiserSettings
 from translate.settings import Settings
 
-
 MARGIN = 0.1
-"""Where a decoder gives distributions, colours lie in (0.1, 0.9), for at 0 and 1 the logit has no end (Ramesh et al., arXiv
-2102.12092, appendix A.3)."""
+"""Where a decoder gives distributions, colours lie in (0.1, 0.9), for at 0 and 1 the logit has no end (Ramesh et al.,
+arXiv 2102.12092, appendix A.3)."""
 
 
 class TokenizerSettings(Settings):
@@ -37,7 +37,7 @@ class TokenizerSettings(Settings):
 
 
 class Tokenizer(Generator):
-    """Reconstructs images (N, C, H, W) in [-1, 1] from the tokens that it makes of them; any multiple of `reduction`."""
+    """Reconstructs images (N, C, H, W) in [-1, 1] from the tokens that it makes of them, at multiples of `reduction`."""
 
     scale = 1
     tiles = False  # its norms and its attention see the whole image
@@ -64,8 +64,8 @@ class Tokenizer(Generator):
         return quantised
 
     def decode(self, quantised: Tensor) -> Tensor:
-        """(N, latent, h, w) -> what the decoder gives, float32: images (N, C, H, W), or with `spread` mu and ln b of the
-        logit-Laplace distribution of each value, (N, 2 C, H, W)."""
+        """(N, latent, h, w) -> what the decoder gives, float32: images (N, C, H, W), or with `spread` mu and ln b of
+        the logit-Laplace distribution of each value, (N, 2 C, H, W)."""
         raw: Tensor = self.decoder(quantised).float()
         return raw
 
@@ -77,21 +77,24 @@ class Tokenizer(Generator):
         return (torch.sigmoid(raw[:, : raw.shape[1] // 2]) - 0.5) / (0.5 - MARGIN)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """(N, h, w) tokens -> images (N, C, H, W), float32: bit for bit what `forward` makes of what they were made of."""
-        return self.picture(self.decode(self.quantiser.codes(tokens)))
+        """(N, h, w) tokens -> images (N, C, H, W): bit for bit what `forward` makes of what they were made of."""
+        with exact_float32(tokens.device):
+            return self.picture(self.decode(self.quantiser.codes(tokens)))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.picture(self.decode(self.encode(images).quantised))
+        """In float32 whatever surrounds it, as `tokens_of`; training, which may be narrower, calls the parts above."""
+        with exact_float32(images.device):
+            return self.picture(self.decode(self.encode(images.float()).quantised))
 
 
 @torch.no_grad()
 def tokens_of(tokenizer: Tokenizer, images: Tensor) -> Tensor:
-    """The tokens (N, h, w), int64, that a trained tokenizer makes of images: in eval mode and float32 whatever surrounds
-    it, so that they are the same in training, in a token file and in conversion."""
+    """The tokens (N, h, w), int64, that a trained tokenizer makes of images: in eval mode and float32 whatever is
+    around it, so that they are the same in training, in a token file and in conversion."""
     was_training = tokenizer.training
     tokenizer.eval()
     try:
-        with torch.autocast(images.device.type, enabled=False):
+        with exact_float32(images.device):
             return tokenizer.encode(images.float()).indices
     finally:
         tokenizer.train(was_training)

@@ -22,8 +22,8 @@ class Quantised(NamedTuple):
 
 
 class Quantiser(nn.Module, ABC):
-    """Latents (N, C, h, w) to codes and back. All of it is computed in float32, whatever the autocast state: in bf16 1.4
-    to 5.5 % of the nearest codes are others."""
+    """Latents (N, C, h, w) to codes and back. All of it is computed in float32, whatever the autocast state: in bf16
+    1.4 to 5.5 % of the nearest codes are others."""
 
     size: int
     """Codes that there are: indices are below it."""
@@ -46,8 +46,8 @@ class Quantiser(nn.Module, ABC):
         """Told before each step how much of the stage is done, from 0 to 1: for temperatures that fall."""
 
     def moved(self) -> dict[str, Tensor]:
-        """After the optimiser's step: moving averages take in what was noted since the last call, dead codes begin anew.
-        All processes must call. Returns numbers to log by name (`restarted codes`), scalars on the device."""
+        """After the optimiser's step: averages take in what was noted since the last call, dead codes begin anew. All
+        processes must call. Returns numbers to log by name (`restarted codes`), scalars on the device."""
         return {}
 
     def forget(self) -> None:
