@@ -40,16 +40,16 @@ def test_it_is_minus_the_log_density_of_a_squashed_laplace() -> None:
 @pytest.mark.parametrize(("mean", "scale"), [(0.0, 0.15), (0.7, 0.1), (-0.3, 1.0)])
 def test_the_density_has_the_area_one(mean: float, scale: float) -> None:
     """By trapezia over the colours in (0.1, 0.9). What lies outside is the Laplace distribution's two tails: nothing
-    for the narrow ones, a known share for the wide one. The step of 1/2500 leaves an error at the kink below 1e-3."""
-    step = 4e-4
+    for the narrow ones, a known share for the wide one. The step of 1/500 leaves an error below 2e-3 at the kink."""
+    step = 2e-3
     raw = raw_of(torch.full((1, 1, 1, 1), mean), torch.full((1, 1, 1, 1), math.log(scale)))
     colours = torch.arange(-1, 1 + 1e-6, step / 0.4).reshape(-1, 1, 1, 1)
     density = torch.stack([(-logit_laplace(raw, colour[None])).exp() for colour in colours])
     area = torch.trapezoid(density, dx=step).item()
     end = math.log(9)  # logit(0.9)
     inside = 1 - 0.5 * math.exp(-(end - mean) / scale) - 0.5 * math.exp(-(end + mean) / scale)
-    assert area == pytest.approx(inside, abs=1e-3)
-    assert scale == 1.0 or area == pytest.approx(1, abs=1e-3)
+    assert area == pytest.approx(inside, abs=2e-3)
+    assert scale == 1.0 or area == pytest.approx(1, abs=2e-3)
 
 
 def test_the_picture_is_the_median_which_gives_the_target_back() -> None:

@@ -15,7 +15,8 @@ would miss e^-8, one in 3,000."""
 
 
 class CodeWatch(nn.Module):
-    """Counts the tokens of an epoch. Checkpoints have its counts.
+    """Counts the tokens of an epoch. Checkpoints have its counts: of several processes the mean, which the trainer makes
+    of every vector of floats after each step, so that none is lost with the processes.
 
     Args:
         codes: size of the codebook.
@@ -29,19 +30,19 @@ class CodeWatch(nn.Module):
     def __init__(self, codes: int, least: float, name: str = "") -> None:
         super().__init__()
         self.least, self.name = least, f"codebook{name}"
-        self.register_buffer("counts", torch.zeros(codes, dtype=torch.int64))
+        self.register_buffer("counts", torch.zeros(codes, dtype=torch.float64))
         self.register_buffer("told", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def add(self, tokens: Tensor) -> None:
         """Count tokens of any shape; nothing waits for the device (`torch.bincount` would, on CUDA)."""
         tokens = tokens.flatten()
-        self.counts.scatter_add_(0, tokens, torch.ones_like(tokens))
+        self.counts.scatter_add_(0, tokens, torch.ones_like(tokens, dtype=self.counts.dtype))
 
     def summary(self) -> Summary:
         """The epoch's share of codes used, its perplexity and the histogram of how often each code stood, 1 being as
         often as all alike; then counts anew. All processes call."""
-        total = self.counts.double()
+        total = self.counts.clone()
         distributed.average([total])
         world_counts = (total * distributed.world()).round().to(torch.int64).cpu()
         self.counts.zero_()

@@ -215,6 +215,8 @@ class TokenTranslation(Method):
         for name, part in self.parts.items():
             if part.surveys(self) and (discriminator := self._discriminator(name)) is not None:
                 part.survey(self, self.tokenizer(name), discriminator, self._images(batch, name), shared)
+            else:  # its images went through all the same
+                self.tokenizer(name).quantiser.forget()
 
     def moved(self, turn: Turn) -> Renewed:
         if turn.player == "transformer":

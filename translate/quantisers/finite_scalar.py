@@ -40,7 +40,7 @@ class FiniteScalarQuantiser(Quantiser):
 
     def __init__(self, settings: FiniteScalarSettings, width: int) -> None:
         super().__init__()
-        from vector_quantize_pytorch import FSQ  # type: ignore[import-untyped]  # loading it takes more than a second
+        from vector_quantize_pytorch import FSQ  # here: loading it takes more than a second
 
         inner = len(settings.levels)
         self.settings, self.size, self.width = settings, math.prod(settings.levels), width
