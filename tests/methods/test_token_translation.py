@@ -145,7 +145,7 @@ def test_the_transformer_learns_the_target_s_tokens_given_the_source_s() -> None
         assert list(terms) == ["tokens"] and terms["tokens"].item() == wanted.item()
         terms["tokens"].backward()
         assert all(p.grad is None for p in method.players["tokenizer"].parameters())
-        assert 0 < method.transformer.source.weight.grad.norm()
+        assert method.transformer.source.weight.grad.norm() > 0
         method.weights["tokens"] = 0.0
         assert method.losses(MODEL, batch, shared) == {}
 
@@ -203,6 +203,25 @@ def test_a_look_at_all_batches_counts_for_no_code() -> None:
     for side in "AB":
         counted = (method.tokenizer(side).quantiser.counts - 0.99 * before[side]) * 100
         assert counted.sum().item() == pytest.approx(2 * 8 * 8, rel=1e-3), side
+
+
+def test_each_of_two_tokenizers_has_its_own_game() -> None:
+    """One without a discriminator beside one that has; one penalty in two rhythms."""
+    batch = batch_of()
+    method = make(tokenizers="two", tokenizer_B={**TOKENISING, "discriminator": None})
+    method.check(batch)
+    found = method.shared(batch, {"tokenizer", "discriminator"})
+    assert set(method.losses(CRITIC, batch, found)) == {"discriminator_A"}
+    names = {"reconstruction_A", "quantiser_A", "adversarial_A", "reconstruction_B", "quantiser_B"}
+    assert set(method.losses(CODER, batch, found)) == names
+    method.survey(CODER, batch, method.shared(batch, {"tokenizer"}))
+
+    often, seldom = ({**TOKENISING, "penalties": [{"kind": "r1", "every": every}]} for every in (1, 2))
+    method = make(tokenizers="two", tokenizer=seldom, tokenizer_B=often)
+    assert method.weights["r1_A"] == 2 * method.weights["r1_B"]
+    for step, wanted in enumerate([{"r1_A", "r1_B"}, {"r1_B"}]):
+        terms = method.losses(method.turns(step)[1], batch, found)
+        assert set(terms) == {"discriminator_A", "discriminator_B"} | wanted
 
 
 # ---- what it makes and measures --------------------------------------------------------------------------------------
@@ -287,10 +306,14 @@ def test_what_does_not_fit_is_told() -> None:
         make({"B": {"channels": 1}})
     assert make({"B": {"channels": 1}}, tokenizers="two").transformer.aligned
     coarse = {**TOKENISING, "tokenizer": {"network": {**NETWORK, "multipliers": [1, 1, 1]}}}
-    with pytest.raises(UserError, match="masked decoding needs aligned grids: the source has 8x8 tokens, the target 4x4"):
+    with pytest.raises(
+        UserError, match="masked decoding needs aligned grids: the source has 8x8 tokens, the target 4x4"
+    ):
         make(tokenizers="two", tokenizer_B=coarse, decoding="masked")
     assert make(tokenizers="two", tokenizer_B=coarse).translator("AtoB").multiple == 16  # the trained size alone
-    with pytest.raises(UserError, match=r"^data\.augment\.crop: 18 pixels are no whole number of tokens of 4 pixels; set"):
+    with pytest.raises(
+        UserError, match=r"^data\.augment\.crop: 18 pixels are no whole number of tokens of 4 pixels; set"
+    ):
         grid_of(AugmentSettings(resize=None, crop=18), 4)
     with pytest.raises(UserError, match=r"^data\.augment\.crop: a transformer needs images of one size"):
         grid_of(AugmentSettings(resize=None, crop=None), 4)

@@ -112,7 +112,7 @@ def plain_causal(net: TokenTransformer, ids: Tensor, source: Tensor | None) -> T
                         score[i, j] = float("-inf")
             heads.append(score.softmax(1) @ value[:, head])
         x = x + block.output(torch.cat(heads, 1))
-        x = x + block.mlp[2](F.gelu(block.mlp[0](block.norm2(x))))
+        x = x + block.narrow(F.gelu(block.widen(block.norm2(x))))
     return net.norm(x[before:]) @ net.head.weight.T
 
 

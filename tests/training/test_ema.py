@@ -92,3 +92,21 @@ def test_a_state_read_back_is_the_same() -> None:
     _, other = make("4 images")
     other.load_state_dict({name: tensor.clone() for name, tensor in ema.state_dict().items()})
     assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in ema.state_dict().items())
+
+
+def test_rows_that_are_renewed_begin_with_their_values() -> None:
+    """Their average is the new value, and stays it while they do; the others' goes on as if nothing were."""
+    module, ema = make("4 images")
+    ema.update(4, 4, batch=4, epoch=50, finite=YES)
+    rows = torch.tensor([False, True])
+    with torch.no_grad():
+        module[0].weight[1] = 7.0
+    ema.renew(module[0].weight, rows)
+    assert ema.average["0.weight"].tolist() == [[0.5, 0.5], [7, 7]]
+    assert ema.average["0.bias"].tolist() == [0.5, 0.5]
+    ema.update(4, 8, batch=4, epoch=50, finite=YES)
+    assert ema.average["0.weight"].tolist() == [[0.75, 0.75], [7, 7]]
+    ema.renew(module[0].bias, rows)  # of one dimension
+    assert ema.average["0.bias"].tolist() == [0.75, 1]
+    ema.renew(nn.Parameter(torch.zeros(2, 2)), rows)  # not averaged: nothing happens
+    assert ema.average["0.weight"].tolist() == [[0.75, 0.75], [7, 7]]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from tiny import same
 from torch import nn
 
 from translate.errors import UserError
@@ -123,3 +124,46 @@ def test_a_loss_that_is_no_number_spoils_the_step_though_its_gradient_is_fine() 
     assert not finite
     assert all(map(torch.equal, before, module.parameters()))
     assert not optimiser.optimiser.state
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "RMSprop", "SGD", "Adafactor"])
+def test_what_is_forgotten_of_some_rows_is_all_of_them_and_of_no_others(kind: str) -> None:
+    """Two rows of a 3-row weight, whatever the optimiser keeps in the weight's shape; a step count is no row's."""
+    module = player()
+    optimiser = make(module, kind=kind, lr=1e-2, **({"momentum": 0.9} if kind in ("SGD", "RMSprop") else {}))
+    steps(optimiser, module)
+    weight, rows = module[0].weight, torch.tensor([True, False, True])
+    before = copy.deepcopy(optimiser.state_dict()["optimiser"]["state"])
+    values = weight.detach().clone()
+    optimiser.forget(weight, rows)
+    after = optimiser.state_dict()["optimiser"]["state"]
+    shaped = [name for name, value in before[0].items() if torch.is_tensor(value) and value.shape == weight.shape]
+    assert len(shaped) == {"Adam": 2, "AdamW": 2, "RMSprop": 2, "SGD": 1, "Adafactor": 0}[kind]
+    for number, state in before.items():
+        for name, value in state.items():
+            wanted = value.clone() if torch.is_tensor(value) else value
+            if number == 0 and name in shaped:
+                assert (value[rows] != 0).any()
+                wanted[rows] = 0
+            assert same(after[number][name], wanted), (number, name)
+    assert torch.equal(weight, values)
+
+
+def test_a_parameter_that_never_moved_has_nothing_to_forget() -> None:
+    module = player()
+    optimiser = make(module, kind="Adam", lr=1e-2)
+    optimiser.forget(module[0].weight, torch.tensor([True, False, True]))
+    assert not optimiser.optimiser.state.get(module[0].weight)
+
+
+def test_forgotten_rows_go_on_as_if_new() -> None:
+    """But for Adam's count of steps: without a gradient a row without moments stays, one with them moves on."""
+    module = nn.Embedding(4, 3)
+    optimiser = make(module, kind="Adam", lr=0.1)
+    optimiser.backward(module(torch.arange(4)).square().sum())
+    optimiser.step()
+    optimiser.forget(module.weight, torch.tensor([True, False, False, True]))
+    before = module.weight.detach().clone()
+    optimiser.backward(module(torch.tensor([1])).sum())
+    optimiser.step()
+    assert (module.weight == before).all(dim=1).tolist() == [True, False, False, True]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from translate.training.schedules import ScheduleSettings
 
@@ -69,3 +69,27 @@ def test_warmup_rises_in_a_line_and_multiplies_the_shape() -> None:
     assert rises == pytest.approx([min(1.0, (step + 1) / 10) for step in range(12)])
     both = factor(196, kind="cosine", warmup="400 images")
     assert both == pytest.approx(0.5 * 0.5 * (1 + math.cos(math.pi * 0.196)))
+
+
+@pytest.mark.parametrize("start", ["400 images", "100 steps", "4 epochs", 0.4])
+def test_a_delay_is_nothing_and_then_all(start: str | float) -> None:
+    assert [factor(images, kind="delayed", start=start) for images in (0, 396, 400, 404, 996)] == [0, 0, 1, 1, 1]
+    rises = [factor(images, kind="delayed", start=start, ramp="40 images") for images in range(396, 448, 4)]
+    assert rises == pytest.approx([0, *(min(1.0, step / 10) for step in range(1, 13))])
+
+
+def test_a_delay_s_share_is_of_the_stage() -> None:
+    found = [factor(images, total=100, kind="delayed", start=0.25) for images in (0, 24, 28)]
+    assert found == [0, 0, 1]
+    assert factor(96, total=100, kind="delayed", start="2 epochs") == 0  # a length may end beyond the stage: never
+
+
+def test_a_delay_is_read_and_written() -> None:
+    for start in ("100 steps", 0.4):
+        schedule = _ADAPTER.validate_python({"kind": "delayed", "start": start, "ramp": "2 epochs"})
+        written = _ADAPTER.dump_python(schedule, mode="json")
+        assert written["start"] == start
+        assert _ADAPTER.validate_python(written) == schedule
+    for wrong in (0.0, 1.0, -0.5, "soon"):
+        with pytest.raises(ValidationError):
+            _ADAPTER.validate_python({"kind": "delayed", "start": wrong})

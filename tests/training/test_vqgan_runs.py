@@ -197,7 +197,10 @@ def test_a_stopped_run_ends_in_the_same_bytes(variant: str, root: Path, tmp_path
     assert sum("codebook/perplexity" in row for row in rows) == 2
     assert any(row.get("restarted codes") for row in rows)
     names = ("discriminator/discriminator", "adaptive weight")
-    assert [next(row["step"] for row in rows if name in row) for name in names] == [4, 5]  # steps count from 1 in the log: the shares are 2.4 and 4 of 8
+    assert [next(row["step"] for row in rows if name in row) for name in names] == [
+        4,
+        5,
+    ]  # steps count from 1 in the log: the shares are 2.4 and 4 of 8
 
 
 def test_bf16_learns_as_float32_does(root: Path, tmp_path: Path) -> None:

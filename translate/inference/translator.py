@@ -195,8 +195,8 @@ class Translator:
         """Load a weights file, or a run folder's best (else last) weights.
 
         Args:
-            sampling: settings of a model that draws its results (`networks.token_sampling.SamplingSettings`) in place of
-                its own.
+            sampling: settings of a model that draws its results (`networks.token_sampling.SamplingSettings`), for its
+                own.
             alpha: of a run of two stages (SRGAN), how much of the last one: 0 is what the first stage ended with, 1 the
                 last weights, and between them each weight is interpolated (ESRGAN, Wang et al., arXiv 1809.00219,
                 section 3.4).

@@ -15,8 +15,8 @@ would miss e^-8, one in 3,000."""
 
 
 class CodeWatch(nn.Module):
-    """Counts the tokens of an epoch. Checkpoints have its counts: of several processes the mean, which the trainer makes
-    of every vector of floats after each step, so that none is lost with the processes.
+    """Counts the tokens of an epoch. Checkpoints have its counts: in floats, of which the trainer makes the mean over
+    processes after each step. Each process's own would be lost, for a checkpoint is one process's.
 
     Args:
         codes: size of the codebook.

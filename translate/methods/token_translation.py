@@ -162,8 +162,8 @@ class TokenTranslation(Method):
             due: list[str] = []
             for part in self.parts.values():
                 part.adversary.advance(step)
-                due += part.adversary.due(step)
-            moves.append(Turn("discriminator", tuple(dict.fromkeys(due))))
+                due += [term + part.of for term in part.adversary.due(step)]
+            moves.append(Turn("discriminator", tuple(due)))
         return (*moves, Turn("transformer"))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
@@ -198,15 +198,16 @@ class TokenTranslation(Method):
             )
             if turn.player == "tokenizer":
                 terms |= part.tokenizer_losses(self, tokenizer, discriminator, images, shared)
-            else:
-                assert discriminator is not None
-                terms |= part.discriminator_losses(self, tokenizer, discriminator, images, shared, turn.terms)
+            elif discriminator is not None:
+                due = [term.removesuffix(part.of) for term in turn.terms if term.endswith(part.of)]
+                terms |= part.discriminator_losses(self, tokenizer, discriminator, images, shared, due)
         return terms
 
     def _discriminator(self, name: str) -> Discriminator | None:
         if "discriminator" not in self.players:
             return None
-        return cast(Discriminator, cast(nn.ModuleDict, self.players["discriminator"])[name])
+        found = cast(nn.ModuleDict, self.players["discriminator"])
+        return cast(Discriminator, found[name]) if name in found else None
 
     def surveys(self, turn: Turn) -> bool:
         return turn.player == "tokenizer" and any(part.surveys(self) for part in self.parts.values())

@@ -37,7 +37,7 @@ class TokenizerSettings(Settings):
 
 
 class Tokenizer(Generator):
-    """Reconstructs images (N, C, H, W) in [-1, 1] from the tokens that it makes of them, at multiples of `reduction`."""
+    """Reconstructs images (N, C, H, W) in [-1, 1] from the tokens that it makes of them."""
 
     scale = 1
     tiles = False  # its norms and its attention see the whole image

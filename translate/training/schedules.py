@@ -83,7 +83,7 @@ class DelayedSchedule(_Schedule):
     """
 
     kind: Literal["delayed"] = "delayed"
-    start: SpanField | Share
+    start: Share | SpanField  # in this order: what writes a length would take any value
     """A length, or a share of the stage."""
     ramp: SpanField | None = None
 

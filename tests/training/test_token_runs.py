@@ -1,0 +1,208 @@
+"""Token translation through the trainer: its stages and their border, tokenizers of other runs, exact resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_resume import stop_after
+from test_vqgan_runs import ADAM, TOKENISING, tiny_vqgan
+from test_vqgan_runs import SMALL as VQGAN_SMALL
+from tiny import Listener, assert_same_runs, make_run, train, write_pairs
+
+from translate import config as configs
+from translate.config import Config
+from translate.errors import UserError
+from translate.methods.token_translation import TokenTranslation
+from translate.run import Run, build_for_inference, load_weights
+from translate.training.trainer import Trainer
+
+CODER = {"name": "tokenizer", "length": "4 steps", "optimiser": ADAM, "players": ["tokenizer", "discriminator"]}
+MODEL = {"name": "translation", "length": "4 steps", "optimiser": ADAM, "players": ["transformer"]}
+SMALL: dict[str, Any] = {
+    **VQGAN_SMALL,
+    "method": {
+        "kind": "token-translation",
+        "tokenizer": TOKENISING,
+        "transformer": {"layers": 1, "heads": 2, "width": 8, "dropout": 0.1},
+        "decoding": "masked",
+        "sampling": {"steps": 2},
+    },
+    "data": {
+        "kind": "paired",
+        "validation": "val",
+        "test": None,
+        "workers": 0,
+        "augment": {"resize": None, "crop": 16, "flip": True},
+    },
+    "training": {**VQGAN_SMALL["training"], "ema": {"half_life": "8 images"}, "stages": [CODER, MODEL]},
+    "validation": {"every": "2 steps", "batch_size": 2},
+}
+ALONE = {"training": {"stages": [MODEL]}}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    write_pairs(folder, 2, "val", size=16)
+    return write_pairs(folder, 6, size=16)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Two runs of VQGAN, on A and on B with half the codes."""
+    runs = {}
+    for side, size in (("A", 32), ("B", 16)):
+        method = {"tokenizer": {"quantiser": {"size": size}}, "reconstruction": {"kind": "l2", "weight": 1.0}}
+        stage = {"length": "2 steps", "optimiser": ADAM, "weights": {"adversarial": 0, "discriminator": 0}}
+        change = {
+            "method": method,
+            "data": {"image": {"path": f"{{split}}/{side}"}},
+            "training": {"stages": [stage]},
+        }
+        runs[side] = train(tiny_vqgan(root, change), tmp_path_factory.mktemp(f"tokenizer_{side}"))[1]
+    return runs
+
+
+def tiny_translation(root: Path, *changes: dict[str, Any]) -> Config:
+    raw = configs.merge(SMALL, {"data": {"root": str(root)}})
+    for change in changes:
+        raw = configs.merge(raw, change)
+    return configs.validate(raw, "tiny")
+
+
+def method_of(trainer: Trainer) -> TokenTranslation:
+    assert isinstance(trainer.method, TokenTranslation)
+    return trainer.method
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+VARIANTS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    # Where the first stage ends and within the second; else just behind the border.
+    "masked": ({}, [4, 6]),
+    "causal, two tokenizers": (
+        {
+            "method": {
+                "decoding": "causal",
+                "tokenizers": "two",
+                "tokenizer": {"tokenizer": {"quantiser": {"update": "average", "restart": 1}}},
+            },
+            "training": {"batch_size": 1, "accumulation": 2},
+        },
+        [5],
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_stages_and_a_resume_across_their_border(variant: str, root: Path, tmp_path: Path) -> None:
+    change, stops = VARIANTS[variant]
+    config = tiny_translation(root, change)
+    outcome, whole, listener = train(config, tmp_path / "whole")
+    assert (outcome.reason, outcome.step) == ("finished", 8)
+    run = make_run(tmp_path / "stopped", config)
+    for step in stops:
+        trainer = Trainer(config, Listener())
+        stop_after(step)(trainer)
+        assert trainer.train(run).reason == "interrupted"
+    trainer = Trainer(config, Listener())
+    assert trainer.train(run).reason == "finished" and bool(method_of(trainer).translates)
+    assert_same_runs(whole, run, names=("best", "last", "stage-tokenizer"))
+
+    # The tokenizer is what its stage left, and no average of it; the transformer began with the second.
+    first, last = (load_weights(whole.path / f"{name}.safetensors").tensors for name in ("stage-tokenizer", "last"))
+    for name, tensor in first.items():
+        if name.startswith("tokenizer."):
+            assert torch.equal(tensor, last[name]), name
+    assert any(not torch.equal(first[name], last[name]) for name in first if name.startswith("transformer."))
+
+    # What reconstructs best is no best translation: nothing is chosen before the second stage.
+    rows = rows_of(whole)
+    measured = {row["step"]: row for row in rows if any(key.startswith("validation") for key in row)}
+    assert sorted(measured) == [2, 4, 6, 8]
+    for step, row in measured.items():
+        assert ("validation/reconstruction/l1" in row) == (step <= 4)
+        assert ("validation/l1" in row) == ("validation/entropy/bits per token" in row) == (step > 4)
+    assert load_weights(whole.path / "best.safetensors").step in (6, 8)
+    said = [message for message in listener.messages if message.startswith("validation at")]
+    assert [message.endswith("(best so far)") for message in said[:3]] == [False, False, True]
+
+    # Each player's terms stand in its own stage alone.
+    of = "_B" if "two" in variant else ""
+    for row in rows:
+        if "stage" in row:
+            assert (f"tokenizer/reconstruction{of}" in row) == (row["stage"] == "tokenizer")
+            assert ("transformer/tokens" in row) == (row["stage"] == "translation")
+    assert sum(f"codebook{of}/perplexity" in row for row in rows) == 2  # an epoch has three steps, the stage four
+
+
+def test_patience_waits_for_the_translation(root: Path, tmp_path: Path) -> None:
+    """Three validations of reconstructions are none without a better translation."""
+    patient = {"validation": {"every": "1 steps", "patience": 1}, "logging": {"every": "8 steps"}}
+    stages = [{**CODER, "weights": {"adversarial": 0}}, {**MODEL, "optimiser": {**ADAM, "lr": 1e-12}}]
+    outcome, _, _ = train(tiny_translation(root, patient, {"training": {"stages": stages}}), tmp_path)
+    assert (outcome.reason, outcome.step) == ("early stop", 6)  # the fifth is the first, the sixth no better
+
+
+def test_trained_tokenizers_are_taken_as_they_are(root: Path, tokenizers: dict[str, Run], tmp_path: Path) -> None:
+    trained = {"tokenizers": "two", "trained": str(tokenizers["A"].path), "trained_B": str(tokenizers["B"].path)}
+    config = tiny_translation(root, ALONE, {"method": trained}).resolved()
+    assert config.method.recipe("A").tokenizer.quantiser.size == 32
+    assert config.method.recipe("B").tokenizer.quantiser.size == 16
+    assert config.method.recipe("B").reconstruction.kind == "l2"
+    assert config.resolved() == config
+    outcome, run, _ = train(config, tmp_path / "run")
+    assert outcome.reason == "finished"
+
+    # The files of the tokenizers' runs are needed no more, neither to convert nor to resume.
+    moved = {side: one.path.rename(one.path.with_name(f"{one.path.name}-gone")) for side, one in tokenizers.items()}
+    try:
+        weights = load_weights(run.path / "last.safetensors")
+        method = build_for_inference(weights)
+        assert Trainer(run.load_config(), Listener()).train(run).reason == "finished"
+    finally:
+        for side, path in moved.items():
+            path.rename(tokenizers[side].path)
+    for side, one in tokenizers.items():
+        for name, tensor in load_weights(one.path).tensors.items():
+            assert torch.equal(weights.tensors[f"tokenizer.{side}.{name.removeprefix('tokenizer.')}"], tensor), name
+    assert isinstance(method, TokenTranslation) and method.tokenizer("B").codes == method.transformer.codes == 16
+
+
+def test_what_is_no_trained_tokenizer_is_told_in_one_line(
+    root: Path, tokenizers: dict[str, Run], tmp_path: Path
+) -> None:
+    trained = {"method": {"trained": str(tokenizers["A"].path)}}
+    config = tiny_translation(root, ALONE, trained)
+    run = make_run(tmp_path / "run", config.resolved())
+    trainer = Trainer(run.load_config(), Listener())
+    stop_after(1)(trainer)
+    trainer.train(run)
+    with pytest.raises(
+        UserError, match=r"^method\.trained: .*run is a run of method token-translation; expected one of"
+    ):
+        tiny_translation(root, ALONE, {"method": {"trained": str(run.path)}}).resolved()
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        tiny_translation(root, ALONE, {"method": {"trained": str(tmp_path / "nowhere")}}).resolved()
+    # A config that was written by hand, with other networks than the run's.
+    with pytest.raises(UserError, match=r"^method\.trained: .* is from another architecture") as raised:
+        other = {"method": {"tokenizer": {"tokenizer": {"quantiser": {"size": 8}}}}}
+        train(tiny_translation(root, ALONE, trained, other), tmp_path / "other")
+    assert "\n" not in str(raised.value)
+
+
+def test_what_nobody_trains_is_told(root: Path, tokenizers: dict[str, Run]) -> None:
+    with pytest.raises(UserError, match=r"^training\.stages: no stage moves 'tokenizer', which has learnt nothing yet"):
+        Trainer(tiny_translation(root, ALONE), Listener())
+    trained = {"method": {"trained": str(tokenizers["A"].path)}}
+    only = {"training": {"stages": [CODER]}}
+    for changes in ((only,), (trained, only)):
+        with pytest.raises(UserError, match=r"^training\.stages: no stage moves 'transformer'"):
+            Trainer(tiny_translation(root, *changes).resolved(), Listener())
+    Trainer(tiny_translation(root, ALONE, trained).resolved(), Listener())
