@@ -70,10 +70,12 @@ def train(
     if outcome.reason == "interrupted":
         say(f"stopped; continue with: translate train --resume {run.path}", quiet=quiet)
         raise typer.Exit(130)
-    if settings.data.kind in ("paired", "unpaired", "super-resolution"):
-        use = f"convert with: translate convert {run.path} IN OUT"
-    else:
+    from translate.evaluation.subjects import is_generative
+
+    if is_generative(settings):
         use = f"make pictures with: translate sample {run.path} -n 64 --out OUT"
+    else:
+        use = f"convert with: translate convert {run.path} IN OUT"
     say(f"{outcome.reason} after {outcome.images:,} images; {use}", quiet=quiet)
 
 

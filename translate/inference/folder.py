@@ -178,7 +178,7 @@ def plan(translator: Translator, inputs: str | Path, output: str | Path, options
         suffix = suffix_for(suffix, translator.target)
         destination = output.with_suffix(suffix) if single else (output / relative).with_suffix(suffix)
         items += _items(file, destination, relative.as_posix(), options.samples)
-    _refuse_collisions(items)
+    _refuse_collisions(items, uncertainty=options.uncertainty)
     targets: dict[str, Path] = {}
     if options.target:
         inputs_of = {item.name: _of_input(item.name) for item in items}
@@ -204,20 +204,26 @@ def _of_input(name: str) -> str:
     return head if mark and number.isdigit() else name
 
 
-def _refuse_collisions(items: Sequence[Item]) -> None:
+def _uncertainty_of(result: Path) -> Path:
+    """Where the uncertainty of a result goes."""
+    return result.with_name(f"{result.stem}.uncertainty.png")
+
+
+def _refuse_collisions(items: Sequence[Item], *, uncertainty: bool) -> None:
     sources = {item.source.resolve() for item in items}
     planned: dict[str, Item] = {}
     for item in items:
-        if item.destination.resolve() in sources:
-            raise UserError(f"{item.destination}: the result would replace an input; choose another folder")
-        # Two names that differ in case are one file on many systems, and results travel.
-        key = str(item.destination).casefold()
-        if key in planned:
-            raise UserError(
-                f"{planned[key].source} and {item.source} would both become {item.destination}; "
-                "rename one, or convert them into two folders"
-            )
-        planned[key] = item
+        for made in (item.destination, *([_uncertainty_of(item.destination)] if uncertainty else [])):
+            if made.resolve() in sources:
+                raise UserError(f"{made}: the result would replace an input; choose another folder")
+            # Two names that differ in case are one file on many systems, and results travel.
+            key = str(made).casefold()
+            if key in planned:
+                raise UserError(
+                    f"{planned[key].source} and {item.source} would both become {made}; "
+                    "rename one, or convert them into two folders"
+                )
+            planned[key] = item
 
 
 def suffix_for(suffix: str, target: ImageSpec, *, deep: bool = False, alpha: bool = False) -> str:
@@ -441,7 +447,7 @@ class _Work:
         image, destination = loaded.image, loaded.item.destination
         doubt = self.doubts.pop(loaded.item.name, None)
         if doubt is not None:  # first: with the result the file counts as done
-            write_image(destination.with_name(f"{destination.stem}.uncertainty.png"), doubt[..., None])
+            write_image(_uncertainty_of(destination), doubt[..., None])
         pixels, alpha = self.translator.finish(image, pixels)
         if self.translator.target.kind == "image" and pixels.shape[2] in (2, 4):
             pixels, alpha = pixels[..., :-1], np.ascontiguousarray(pixels[..., -1])

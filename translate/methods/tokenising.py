@@ -182,7 +182,7 @@ class Tokenising(nn.Module):
     def moved(self, method: Method, tokenizer: Tokenizer) -> Renewed:
         """After the tokenizer has moved: averages of the codes, dead ones begin anew."""
         self._surveyed, self._weight = [], None
-        for name, value in tokenizer.quantiser.moved().items():
+        for name, value in tokenizer.quantiser.moved(method.finite).items():
             method.report(f"{name}{self.of}", value)
         return tokenizer.quantiser.renewed()
 

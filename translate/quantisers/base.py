@@ -45,9 +45,14 @@ class Quantiser(nn.Module, ABC):
     def advance(self, progress: float) -> None:
         """Told before each step how much of the stage is done, from 0 to 1: for temperatures that fall."""
 
-    def moved(self) -> dict[str, Tensor]:
+    def moved(self, finite: Tensor | None = None) -> dict[str, Tensor]:
         """After the optimiser's step: averages take in what was noted since the last call, dead codes begin anew. All
-        processes must call. Returns numbers to log by name (`restarted codes`), scalars on the device."""
+        processes must call. Returns numbers to log by name (`restarted codes`), scalars on the device.
+
+        Args:
+            finite: whether that step was taken, a bool scalar on the device; None: it was. Parameters stay as they are
+                where not (buffers are put back by who undoes the step).
+        """
         return {}
 
     def forget(self) -> None:

@@ -107,7 +107,7 @@ class CodebookQuantiser(Quantiser):
             return project(self.project_out, grid(F.embedding(indices, self._codes())))
 
     @torch.no_grad()
-    def moved(self) -> dict[str, Tensor]:
+    def moved(self, finite: Tensor | None = None) -> dict[str, Tensor]:
         """Codes take in what was noted since the last call, over all processes; the dead ones begin anew.
 
         Several forwards count as one of all their latents. Of a batch that holds no number, codes learn none; buffers
@@ -127,7 +127,8 @@ class CodebookQuantiser(Quantiser):
             self._follow(counts, sums)
         if restart is None:
             return {}
-        self._renewed = self._restart(self.unused >= restart, torch.cat(pool))
+        dead = self.unused >= restart
+        self._renewed = self._restart(dead if finite is None else dead & finite, torch.cat(pool))
         return {"restarted codes": self._renewed.sum().float()}
 
     def renewed(self) -> Sequence[tuple[nn.Parameter, Tensor]]:

@@ -311,6 +311,7 @@ class Trainer:
             if not moves:  # every term has weight 0 in this stage
                 continue
             norm, finite = optimiser.step()
+            self.method.finite = finite
             for parameter, rows in self.method.moved(turn):
                 optimiser.forget(parameter, rows)
                 if self.ema:
