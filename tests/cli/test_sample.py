@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calling import call
 
 from translate import config as configs
 from translate.cli import main
@@ -182,3 +183,58 @@ def test_help_loads_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'cv2', 'pydantic', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token prior of 8x8 pictures, untrained."""
+    network = {"kind": "convolutional", "width": 4, "multipliers": [1, 2], "blocks": 1, "latent": 4}
+    quantiser = {"kind": "codebook", "size": 16, "width": 4}
+    tokenizer = {"tokenizer": {"network": network, "quantiser": quantiser}, "discriminator": None, "lpips": None}
+    transformer = {"layers": 1, "heads": 1, "width": 8}
+    method = {"kind": "token-prior", "tokenizer": tokenizer, "transformer": transformer}
+    data = {"kind": "folder", "root": "none", "augment": {"crop": 8}}
+    return export(tmp_path_factory.mktemp("prior"), {"method": method, "data": data})
+
+
+def test_a_token_prior_s_images_of_another_size(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ("--size", "20x6", "--temperature", "0.5", "--top-k", "3", "-n", "2", "--device", "cpu")
+    assert call("sample", str(prior), "--out", str(out), *options, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    assert read_image(out / "0000.png").pixels.shape == (6, 20, 3)
+    assert (out / "0000.png").read_bytes() != (out / "0001.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--size", "20"), "expected width and height"),
+        (("--size", "0x8"), "at least one pixel"),
+        (("--top-p", "0"), "above 0"),
+        (("--truncation", "0.5"), "token prior"),
+        (("--interpolate", "4"), "tokens"),
+        (("--precision", "bf16"), "fp32"),
+    ],
+)
+def test_what_a_token_prior_has_not_is_one_line(
+    prior: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    code, _, told = call("sample", str(prior), "--out", str(out), *options, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and said in told and "Traceback" not in told
+    assert not out.exists()
+
+
+def test_a_gan_has_no_temperature(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("sample", str(weights), "--out", str(tmp_path / "out"), "--temperature", "0.5")
+    code, _, told = call(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2 and "token prior" in told

@@ -233,3 +233,13 @@ def test_a_model_of_one_answer_has_no_samples(tmp_path: Path, picture: Picture) 
     with pytest.raises(UserError, match="has one answer for each image: steps would change nothing"):
         load(path, sampling={"steps": 3})
     assert not (tmp_path / "out").exists()
+
+
+def test_doubt_takes_no_result_s_name(masked: Path, picture: Picture, tmp_path: Path) -> None:
+    source = write_some(tmp_path / "in", picture, "a")
+    (source / "a.png").rename(source / "x.png")
+    (source / "x.uncertainty.png").write_bytes((source / "x.png").read_bytes())
+    with pytest.raises(UserError, match=r"would both become .*x\.uncertainty\.png"):
+        convert(load(masked), source, tmp_path / "out", ConvertOptions(uncertainty=True))
+    assert not (tmp_path / "out").exists()
+    assert convert(load(masked), source, tmp_path / "out").written == 2

@@ -273,3 +273,17 @@ def test_state_resumes_exactly() -> None:
     assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
     assert set(first.state_dict()) == {"codebook", "counts", "sums", "unused"}
     assert {name for name, _ in first.named_buffers()} == set(first.state_dict())
+
+
+def test_no_code_restarts_in_a_step_that_was_not_taken() -> None:
+    quantiser = build(size=4, restart=1).train()
+    with torch.no_grad():
+        quantiser.codebook.copy_(torch.tensor([[0.0], [50.0], [60.0], [70.0]]).expand(-1, 4))
+    before = quantiser.codebook.detach().clone()
+    quantiser(latents())
+    found = quantiser.moved(torch.tensor(False))
+    assert found["restarted codes"] == 0
+    assert torch.equal(quantiser.codebook, before)
+    assert not any(rows.any() for _, rows in quantiser.renewed())
+    quantiser(latents())
+    assert quantiser.moved(torch.tensor(True))["restarted codes"] == 3  # those are far from all latents, still
