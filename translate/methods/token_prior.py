@@ -20,14 +20,13 @@ from translate.data.images import visible
 from translate.data.spec import ImageSpec
 from translate.devices import exact_float32
 from translate.errors import UserError
-from translate.methods.base import Comparison, Renewed, Summary, Turn, check_sizes
+from translate.methods.base import Comparison, Renewed, Turn
 from translate.methods.generative import COLUMNS, SamplingMethod
 from translate.methods.token_modelling import TokenModelSettings, grid_of, take_over, token_loss
-from translate.methods.tokenising import Tokenising
-from translate.networks import Discriminator
+from translate.methods.tokenising import Tokenising, TokenizerMethod
 from translate.networks.token_sampling import sample
 from translate.networks.token_transformer import TokenTransformer
-from translate.networks.tokenizer import Tokenizer, tokens_of
+from translate.networks.tokenizer import tokens_of
 
 _HALF = 1 << 16
 """A seed of 32 bits as two numbers that float32 holds exactly."""
@@ -49,7 +48,7 @@ class TokenPriorSettings(TokenModelSettings):
         return TokenPrior(self, data, inference=inference)
 
 
-class TokenPrior(SamplingMethod):
+class TokenPrior(TokenizerMethod, SamplingMethod):
     """The algorithm box above, term by term. What a sample is made of is the seed of its tokens' chance."""
 
     differentiates = ("tokenizer", "transformer")
@@ -90,14 +89,6 @@ class TokenPrior(SamplingMethod):
         self.register_buffer("samples", torch.zeros((), dtype=torch.bool))
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        return cast(Tokenizer, self.players["tokenizer"])
-
-    @property
-    def discriminator(self) -> Discriminator | None:
-        return cast(Discriminator, self.players["discriminator"]) if "discriminator" in self.players else None
-
-    @property
     def transformer(self) -> TokenTransformer:
         return cast(TokenTransformer, self.players["transformer"])
 
@@ -105,15 +96,8 @@ class TokenPrior(SamplingMethod):
         if self.settings.trained is not None:
             take_over(self.tokenizer, self.settings.trained, "method.trained")
 
-    def advance(self, progress: float) -> None:
-        self.tokenizer.quantiser.advance(progress)
-
     def turns(self, step: int) -> Sequence[Turn]:
-        moves = [Turn("tokenizer")]
-        if self.discriminator is not None:
-            self.tokenising.adversary.advance(step)
-            moves.append(Turn("discriminator", self.tokenising.adversary.due(step)))
-        return (*moves, Turn("transformer"))
+        return (*super().turns(step), Turn("transformer"))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         images = batch[self.side]
@@ -125,14 +109,8 @@ class TokenPrior(SamplingMethod):
         return found
 
     def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        images = batch[self.side]
-        if turn.player == "tokenizer":
-            return self.tokenising.tokenizer_losses(self, self.tokenizer, self.discriminator, images, shared)
-        if turn.player == "discriminator":
-            assert self.discriminator is not None
-            return self.tokenising.discriminator_losses(
-                self, self.tokenizer, self.discriminator, images, shared, turn.terms
-            )
+        if turn.player != "transformer":
+            return super().losses(turn, batch, shared)
         if not self.active("tokens"):
             return {}
         loss, right = token_loss(
@@ -141,30 +119,14 @@ class TokenPrior(SamplingMethod):
         self.report("tokens guessed", right)
         return {"tokens": loss}
 
-    def surveys(self, turn: Turn) -> bool:
-        return turn.player == "tokenizer" and self.discriminator is not None and self.tokenising.surveys(self)
-
-    def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        assert self.discriminator is not None
-        self.tokenising.survey(self, self.tokenizer, self.discriminator, batch[self.side], shared)
-
     def moved(self, turn: Turn) -> Renewed:
         if turn.player == "transformer":
             self.samples.fill_(True)
-        return self.tokenising.moved(self, self.tokenizer) if turn.player == "tokenizer" else ()
-
-    def summary(self) -> Summary:
-        return self.tokenising.summary()
-
-    def warnings(self, values: Mapping[str, float]) -> list[str]:
-        return self.tokenising.warnings(values)
+        return super().moved(turn)
 
     def check(self, batch: Mapping[str, Tensor]) -> None:
-        super().check(batch)
-        networks: dict[str, tuple[str, nn.Module]] = {"tokenizer": (self.side, self.tokenizer)}
-        if self.discriminator is not None:
-            networks["discriminator"] = (self.side, self.discriminator)
-        check_sizes(batch, networks)
+        SamplingMethod.check(self, batch)
+        TokenizerMethod.check(self, batch)
 
     # ---- samples ---------------------------------------------------------------------------------------------------
 

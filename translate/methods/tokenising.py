@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Annotated
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from translate.losses.logit_laplace import LogitLaplaceSettings, logit_laplace
 from translate.losses.lpips import LPIPSSettings
 from translate.losses.reconstruction import ReconstructionSettings
 from translate.methods.adversary import Adversary, AdversarySettings, discriminator_losses
-from translate.methods.base import Method, Renewed, Summary
+from translate.methods.base import Method, Renewed, Summary, Turn, check_sizes
 from translate.methods.code_watch import CodeWatch
 from translate.networks import Discriminator, DiscriminatorSettings
 from translate.networks.patch import PatchSettings
@@ -250,3 +250,57 @@ class Tokenising(nn.Module):
         means = [torch.stack(gradients).mean(dim=0) for gradients in zip(*self._surveyed, strict=True)]
         self._weight = adaptive_weight(*means)
         return self._weight
+
+
+class TokenizerMethod(Method):
+    """A method of one tokenizer, among other players perhaps; subclasses set `side` and `tokenising`."""
+
+    side: str
+    """Of the data, whose images the tokenizer learns from."""
+    tokenising: Tokenising
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return cast(Tokenizer, self.players["tokenizer"])
+
+    @property
+    def discriminator(self) -> Discriminator | None:
+        return cast(Discriminator, self.players["discriminator"]) if "discriminator" in self.players else None
+
+    def advance(self, progress: float) -> None:
+        self.tokenizer.quantiser.advance(progress)
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        if self.discriminator is None:
+            return (Turn("tokenizer"),)
+        self.tokenising.adversary.advance(step)
+        return (Turn("tokenizer"), Turn("discriminator", self.tokenising.adversary.due(step)))
+
+    def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        images, part = batch[self.side], self.tokenising
+        if turn.player == "tokenizer":
+            return part.tokenizer_losses(self, self.tokenizer, self.discriminator, images, shared)
+        assert self.discriminator is not None
+        return part.discriminator_losses(self, self.tokenizer, self.discriminator, images, shared, turn.terms)
+
+    def surveys(self, turn: Turn) -> bool:
+        return turn.player == "tokenizer" and self.discriminator is not None and self.tokenising.surveys(self)
+
+    def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
+        assert self.discriminator is not None
+        self.tokenising.survey(self, self.tokenizer, self.discriminator, batch[self.side], shared)
+
+    def moved(self, turn: Turn) -> Renewed:
+        return self.tokenising.moved(self, self.tokenizer) if turn.player == "tokenizer" else ()
+
+    def summary(self) -> Summary:
+        return self.tokenising.summary()
+
+    def warnings(self, values: Mapping[str, float]) -> list[str]:
+        return self.tokenising.warnings(values)
+
+    def check(self, batch: Mapping[str, Tensor]) -> None:
+        networks: dict[str, tuple[str, nn.Module]] = {"tokenizer": (self.side, self.tokenizer)}
+        if self.discriminator is not None:
+            networks["discriminator"] = (self.side, self.discriminator)
+        check_sizes(batch, networks)

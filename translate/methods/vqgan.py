@@ -13,8 +13,8 @@ When D begins, and when the others begin to listen to it, is a matter of the wei
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, cast
+from collections.abc import Collection, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from translate.data import DataSettings, FolderSettings
 from translate.data.images import visible
 from translate.errors import UserError
-from translate.methods.base import Comparison, Method, Renewed, Summary, Turn, check_sizes, run_padded
-from translate.methods.tokenising import Tokenising, TokenisingSettings
-from translate.networks import Discriminator
-from translate.networks.tokenizer import Tokenizer
+from translate.methods.base import Comparison, run_padded
+from translate.methods.tokenising import Tokenising, TokenisingSettings, TokenizerMethod
 
 RECONSTRUCTION = "reconstruction"
 """The one direction: to tokens and back."""
@@ -43,7 +41,7 @@ class VQGANSettings(TokenisingSettings):
         return VQGAN(self, data, inference=inference)
 
 
-class VQGAN(Method):
+class VQGAN(TokenizerMethod):
     """The algorithm box above, term by term."""
 
     directions = (RECONSTRUCTION,)
@@ -62,56 +60,8 @@ class VQGAN(Method):
         self.tokenising = Tokenising(settings, self.spec, tokenizer.codes, size, inference=inference)
         self.weights = self.tokenising.weights()
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return cast(Tokenizer, self.players["tokenizer"])
-
-    @property
-    def discriminator(self) -> Discriminator | None:
-        return cast(Discriminator, self.players["discriminator"]) if "discriminator" in self.players else None
-
-    def advance(self, progress: float) -> None:
-        self.tokenizer.quantiser.advance(progress)
-
-    def turns(self, step: int) -> Sequence[Turn]:
-        if self.discriminator is None:
-            return (Turn("tokenizer"),)
-        self.tokenising.adversary.advance(step)
-        return (Turn("tokenizer"), Turn("discriminator", self.tokenising.adversary.due(step)))
-
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         return self.tokenising.shared(self.tokenizer, batch[self.side], learns="tokenizer" in moving)
-
-    def losses(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        images = batch[self.side]
-        if turn.player == "tokenizer":
-            return self.tokenising.tokenizer_losses(self, self.tokenizer, self.discriminator, images, shared)
-        assert self.discriminator is not None
-        return self.tokenising.discriminator_losses(
-            self, self.tokenizer, self.discriminator, images, shared, turn.terms
-        )
-
-    def surveys(self, turn: Turn) -> bool:
-        return turn.player == "tokenizer" and self.discriminator is not None and self.tokenising.surveys(self)
-
-    def survey(self, turn: Turn, batch: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
-        assert self.discriminator is not None
-        self.tokenising.survey(self, self.tokenizer, self.discriminator, batch[self.side], shared)
-
-    def moved(self, turn: Turn) -> Renewed:
-        return self.tokenising.moved(self, self.tokenizer) if turn.player == "tokenizer" else ()
-
-    def summary(self) -> Summary:
-        return self.tokenising.summary()
-
-    def warnings(self, values: Mapping[str, float]) -> list[str]:
-        return self.tokenising.warnings(values)
-
-    def check(self, batch: Mapping[str, Tensor]) -> None:
-        networks: dict[str, tuple[str, nn.Module]] = {"tokenizer": (self.side, self.tokenizer)}
-        if self.discriminator is not None:
-            networks["discriminator"] = (self.side, self.discriminator)
-        check_sizes(batch, networks)
 
     def previews(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         images = batch[self.side]
