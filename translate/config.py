@@ -43,7 +43,7 @@ class Config(Settings):
     def resolved(self) -> Config:
         """The config with what only other files tell written into it: the names of the data's classes, the networks of
         tokenizers that other runs trained."""
-        method = self.method.resolved() if isinstance(self.method, TokenModelSettings) else self.method
+        method = self.method.resolved(self.data) if isinstance(self.method, TokenModelSettings) else self.method
         return self.model_copy(update={"data": self.data.resolved(), "method": method})
 
 

@@ -110,7 +110,7 @@ def test_an_interrupt_is_130(weights: Path, folder: Path, tmp_path: Path, monkey
         patch.setattr(TokenCodec, "encode", interrupt)
         code, printed, error = call("encode", *arguments, monkeypatch=patch, capsys=capsys)
     assert (code, printed) == (130, "") and not tokens.exists()
-    assert error.endswith(f"stopped: nothing was written, {tokens} is not there; the same command begins again\n")
+    assert error.endswith(f"stopped: 0 of 2 images are in {tokens}; the same command adds the rest\n")
     assert call("encode", *arguments, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
     monkeypatch.setattr(TokenCodec, "decode", interrupt)
     arguments = [str(weights), str(tokens), str(tmp_path / "out")]

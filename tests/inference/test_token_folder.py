@@ -14,7 +14,7 @@ import tiny_tokenizer
 import torch
 
 from translate.data.images import read_image, write_image
-from translate.data.tokens import TokenFile, read_tokens, write_tokens
+from translate.data.tokens import TokenFile, is_inside, read_tokens, write_tokens
 from translate.errors import PartialFailure, UserError
 from translate.inference import token_folder as module
 from translate.inference.compression import measure
@@ -205,7 +205,7 @@ def test_two_images_of_one_name(codec: TokenCodec, images: Path, tmp_path: Path,
     assert "into two token files" in str(caught.value)
 
 
-def test_an_interrupt_writes_nothing(
+def test_an_interrupt_keeps_what_is_done(
     codec: TokenCodec, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(codec, images / "a.png", tmp_path / "t")
@@ -219,9 +219,13 @@ def test_an_interrupt_writes_nothing(
 
     monkeypatch.setattr(TokenCodec, "encode", encode_some)
     summary = run(codec, images, tmp_path / "t")
-    assert summary.interrupted and summary.compression is None
-    assert (tmp_path / "t").read_bytes() == before
+    assert summary.interrupted and summary.skipped == 1
+    assert 1 <= len(read_tokens(tmp_path / "t").grids) == 1 + summary.written < summary.total
     assert files(tmp_path) == sorted([*(f"in/{name}" for name in files(images)), "t"])
+    monkeypatch.undo()
+    run(codec, images, tmp_path / "t")
+    run(codec, images, tmp_path / "whole")
+    assert (tmp_path / "t").read_bytes() == (tmp_path / "whole").read_bytes() != before
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_a_name_that_no_token_file_can_hold_is_said_before_the_work(
     with pytest.raises(UserError, match=r"cannot hold the name 'in/\.\./in/a/b'"):
         plan_encoding(codec, f"{tmp_path}/*/../in/a/*.png", tmp_path / "t")
     for name in ("b:x", "..\\x", "../x", "a//b"):
-        assert not module._may_stand_in_a_token_file(name)
+        assert not is_inside(name)
         with pytest.raises(UserError, match="no path inside a folder"):
             write_tokens(tmp_path / "t", some(codec, name))
 

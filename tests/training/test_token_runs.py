@@ -128,7 +128,7 @@ def test_two_stages_and_a_resume_across_their_border(variant: str, root: Path, t
     assert sorted(measured) == [2, 4, 6, 8]
     for step, row in measured.items():
         assert ("validation/reconstruction/l1" in row) == (step <= 4)
-        assert ("validation/l1" in row) == ("validation/entropy/bits per token" in row) == (step > 4)
+        assert ("validation/l1" in row) == ("validation/bits per token" in row) == (step > 4)
     assert load_weights(whole.path / "best.safetensors").step in (6, 8)
     said = [message for message in listener.messages if message.startswith("validation at")]
     assert [message.endswith("(best so far)") for message in said[:3]] == [False, False, True]

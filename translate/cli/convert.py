@@ -84,7 +84,10 @@ def convert(
         int,
         typer.Option(min=1, help="Of a model that draws (token-translation): so many different results of each image."),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of what such a model draws: another seed, other results.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of what it draws; what is done already keeps the seed it had.", show_default="0"),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Of its draws; 0: the most probable tokens.", show_default="its own")
     ] = None,
@@ -97,6 +100,10 @@ def convert(
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
+    ] = None,
+    choice_temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of masked decoding: how freely tokens are kept.", show_default="its own"),
     ] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also x.uncertainty.png: white where its tokens were in doubt.")
@@ -150,7 +157,7 @@ def convert(
         outscale=outscale,
         alpha=alpha,
         seed=seed,
-        sampling=sampling_settings(temperature, top_k, top_p, steps),
+        sampling=sampling_settings(temperature, top_k, top_p, steps, choice_temperature),
     )
     planned = plan(translator, inputs, output, options)
     parts, unit = (100, "converting, %") if len(planned.items) == 1 else (1, "converting")
@@ -170,12 +177,22 @@ def convert(
 
 
 def sampling_settings(
-    temperature: float | None, top_k: int | None, top_p: float | None, steps: int | None
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    steps: int | None,
+    choice_temperature: float | None,
 ) -> dict[str, float]:
     """Those of a model's sampling settings that were given."""
     if top_p == 0:
         raise UserError("--top-p 0: expected a probability above 0; --temperature 0 takes the most probable tokens")
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "steps": steps}
+    given = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "steps": steps,
+        "choice_temperature": choice_temperature,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -54,8 +54,8 @@ def encode(
         for note in summary.notes:
             say(note, quiet=quiet)
     if summary.interrupted:
-        before = "as it was" if plan.output.exists() else "not there"
-        say(f"stopped: nothing was written, {output} is {before}; the same command begins again")
+        done = summary.written + summary.skipped
+        say(f"stopped: {done} of {summary.total} images are in {output}; the same command adds the rest")
         raise typer.Exit(130)
     if summary.compression and not as_json and not quiet:
         rate = f" in {summary.seconds:.1f} s" if summary.written else ""

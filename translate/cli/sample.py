@@ -35,6 +35,10 @@ def sample(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
     ] = None,
+    choice_temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of masked decoding: how freely tokens are kept.", show_default="its own"),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="WxH", help="Of a token prior's images, such as 512x256.", show_default="as trained"),
@@ -97,7 +101,7 @@ def sample(
         precision=precision.value,
         standing_statistics=standing_statistics,
         batch_size=batch_size,
-        sampling=sampling_settings(temperature, top_k, top_p, steps),
+        sampling=sampling_settings(temperature, top_k, top_p, steps, choice_temperature),
         size=_size(size),
     )
     planned = check(sampler, output, options)

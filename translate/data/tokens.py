@@ -119,6 +119,12 @@ def read_tokens(path: Path) -> TokenFile:
     return TokenFile(grids, pixels, codebook, tokenizer)
 
 
+def is_inside(name: str) -> bool:
+    """Whether a name is a path inside a folder, on any system: what alone a token file holds."""
+    parts = name.replace("\\", "/").split("/")
+    return not (any(part in ("", ".", "..") for part in parts) or name[1:2] == ":" or "\0" in name)
+
+
 def is_token_file(path: Path) -> bool:
     """Whether a file says that it is a token file; reads its header alone, and never raises."""
     try:
@@ -146,8 +152,7 @@ def _check(
             "expected (N, 2) of both for N names"
         )
     for name in names:
-        parts = name.replace("\\", "/").split("/")
-        if any(part in ("", ".", "..") for part in parts) or name[1:2] == ":" or "\0" in name:
+        if not is_inside(name):
             raise UserError(f"{path}: the name {name!r} is no path inside a folder")
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)

@@ -342,7 +342,8 @@ class _Work:
 
     def _is_finished(self, path: Path) -> bool:
         """Writes are atomic: a file that is there and has bytes is whole."""
-        return not self.options.overwrite and path.is_file() and path.stat().st_size > 0
+        wanted = [path, *([_uncertainty_of(path)] if self.options.uncertainty else [])]
+        return not self.options.overwrite and all(file.is_file() and file.stat().st_size > 0 for file in wanted)
 
     def _batch_size(self, loaded: _Loaded) -> int:
         if self.translator.protocol == "paper" or self.translator.in_tiles(*loaded.pixels.shape[:2]):

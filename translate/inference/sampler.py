@@ -175,7 +175,7 @@ class Sampler:
         if sampling or size:
             if not isinstance(method, TokenPrior):
                 raise UserError(f"{weights.path}: a temperature, top-k, top-p, steps and a size are a token prior's")
-            method.sampling = method.sampling.model_copy(update=dict(sampling or {}))
+            method.sampling = method.sampling.changed(sampling or {}, causal=method.transformer.causal)
             method.shape = (method.shape[0], *(size or method.shape[1:]))
         if standing_statistics is None:
             averaged = weights.config.training.ema is not None

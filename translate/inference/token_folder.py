@@ -18,7 +18,7 @@ from torch import Tensor
 from translate.data.files import expand, inside, stem_key
 from translate.data.images import DEFAULT_MAX_PIXELS, Pixels, load_pixels_like, probe, read_image, write_image
 from translate.data.spec import ImageSpec
-from translate.data.tokens import TokenFile, is_token_file, read_tokens, write_tokens
+from translate.data.tokens import TokenFile, is_inside, is_token_file, read_tokens, write_tokens
 from translate.errors import ImageError, PartialFailure, UserError
 from translate.inference.compression import Compression, measure
 from translate.inference.folder import LOOK_AHEAD, LOOK_AHEAD_PIXELS, NO_ROOM, READERS, WRITERS, suffix_for
@@ -102,7 +102,7 @@ def plan_encoding(
     folded: dict[str, Path] = {}
     for file in files:
         name = stem_key(file, root)
-        if not _may_stand_in_a_token_file(name):
+        if not is_inside(name):
             raise UserError(f"{file}: a token file cannot hold the name {name!r}; rename it, or name its folder")
         # Two names that differ in case are one file on many systems, and token files travel.
         if (other := folded.setdefault(name.casefold(), file)) is not file:
@@ -115,12 +115,6 @@ def plan_encoding(
     names = list(sources)[:limit]
     todo = [name for name in names if name not in kept]
     return EncodePlan(sources, todo, len(names) - len(todo), kept, output)
-
-
-def _may_stand_in_a_token_file(name: str) -> bool:
-    """By the rule of `data.tokens`, which would refuse it when all work is done."""
-    parts = name.replace("\\", "/").split("/")
-    return not any(part in ("", ".", "..") for part in parts) and name[1:2] != ":"
 
 
 def _kept(
@@ -165,10 +159,10 @@ class _Read:
 def encode(
     codec: TokenCodec, plan: EncodePlan, *, max_pixels: int = DEFAULT_MAX_PIXELS, on_progress: Progress | None = None
 ) -> Summary:
-    """Do what `plan_encoding` found: one token file, written when all is encoded, whole or not at all.
+    """Do what `plan_encoding` found: one token file, written at the end, whole or not at all.
 
-    Bad images are listed in the summary, and cost the others nothing. Ctrl-C ends early with `Summary.interrupted` set,
-    and nothing is written.
+    Bad images are listed in the summary, and cost the others nothing. Ctrl-C ends early with `Summary.interrupted` set:
+    the file then has what was encoded so far, and the same call adds the rest.
 
     Args:
         max_pixels: larger images are refused.
@@ -196,7 +190,9 @@ def encode(
         for name, future in zip(plan.todo, ahead, strict=True):
             try:
                 image = future.result()
-                encoded[name] = (codec.encode(image.pixels), (image.pixels.shape[0], image.pixels.shape[1]))
+                # 65,536 codes at most: a quarter of what int64 would take until the file is written.
+                tokens = codec.encode(image.pixels).to(torch.uint16)
+                encoded[name] = (tokens, (image.pixels.shape[0], image.pixels.shape[1]))
             except (UserError, RuntimeError, ValueError, MemoryError) as error:
                 summary.failed.append((str(plan.sources[name]), _reason(error)))
             else:
@@ -204,19 +200,17 @@ def encode(
                 notes.add(image)
             if on_progress is not None:
                 on_progress(summary.finished)
-        file = TokenFile(
-            {name: encoded[name][0] for name in plan.sources if name in encoded},
-            {name: encoded[name][1] for name in plan.sources if name in encoded},
-            codec.codes,
-            codec.digest,
-        )
-        if summary.written:
-            write_tokens(plan.output, file)
     except KeyboardInterrupt:
         summary.interrupted = True
-        return summary
-    finally:
-        summary.seconds = time.perf_counter() - started
+    summary.seconds = time.perf_counter() - started
+    file = TokenFile(
+        {name: encoded[name][0] for name in plan.sources if name in encoded},
+        {name: encoded[name][1] for name in plan.sources if name in encoded},
+        codec.codes,
+        codec.digest,
+    )
+    if summary.written:
+        write_tokens(plan.output, file)
     summary.notes = notes.lines()
     if file.grids:
         summary.compression = measure(

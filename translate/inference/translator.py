@@ -125,7 +125,9 @@ class Translator:
         if precision == "fp16" and self.device.type == "cpu":
             raise UserError("precision 'fp16' needs a GPU; use auto, bf16 or fp32 on the CPU")
         self.dtype = resolve_precision(precision, self.device)
-        if getattr(network, "exact", False):
+        self.exact = bool(getattr(network, "exact", False))
+        """Whether it chooses codes: one image at a time then, for another batch may round to another choice."""
+        if self.exact:
             if precision not in ("auto", "fp32"):
                 raise UserError(f"precision '{precision}': this model chooses codes, which it does in fp32; use auto")
             self.dtype = torch.float32
@@ -189,7 +191,7 @@ class Translator:
         overlap: int | OverlapName = "auto",
         outscale: float | None = None,
         alpha: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         sampling: Mapping[str, Any] | None = None,
     ) -> Translator:
         """Load a weights file, or a run folder's best (else last) weights.
@@ -203,7 +205,7 @@ class Translator:
 
         Raises:
             UserError: for what is no weights file, a direction that the model does not have, an alpha that is not
-                from 0 to 1 or whose run has no second stage, or `sampling` of a model that draws nothing.
+                from 0 to 1 or whose run has no second stage, or `sampling` or a seed of a model that draws nothing.
         """
         from translate.methods.generative import SamplingMethod
         from translate.run import build_for_inference, load_weights  # the whole config: only when loading
@@ -224,10 +226,12 @@ class Translator:
         if not isinstance(source, ImageSpec) or not isinstance(target, ImageSpec):
             raise UserError(f"{path}: a model of single images ({', '.join(specs)}) cannot convert a folder")
         network = method.translator(chosen)
-        if sampling:
-            if not isinstance(network, DrawingGenerator):
-                raise UserError(f"{path}: has one answer for each image: {', '.join(sampling)} would change nothing")
-            network.sampling = network.sampling.model_copy(update=dict(sampling))
+        if not isinstance(network, DrawingGenerator):
+            if sampling or seed is not None:
+                what = ", ".join([*(sampling or ()), *([] if seed is None else ["a seed"])])
+                raise UserError(f"{path}: has one answer for each image: {what} would change nothing")
+        elif sampling:
+            network.change_sampling(sampling)
         return cls(
             network,
             source,
@@ -238,7 +242,7 @@ class Translator:
             tile=tile,
             overlap=overlap,
             outscale=outscale,
-            seed=seed,
+            seed=seed or 0,
             direction=chosen,
             facts={
                 "model": model,
@@ -357,7 +361,7 @@ class Translator:
         if self.in_tiles(*batch[0].shape[:2]):
             return [self._run_tiled(pixels) for pixels in batch]
         if self.protocol == "default":
-            if self.device.type != "cpu":
+            if self.device.type != "cpu" and not self.exact:
                 return self._run_whole(batch)
             # A batch is no quicker on a CPU (tools/bench_convert.py), and its kernels add up in another order for other
             # batch sizes, which ResNet-9 in bf16 turns into as much as ten grey levels.

@@ -41,10 +41,11 @@ def with_gradient(output: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
 def gradient_at(loss: Tensor, output: Tensor) -> Tensor:
     """The gradient of a float32 scalar loss with respect to `output`, (N, C, H, W) float32.
 
-    It is taken of the loss times the number of the output's values, and divided by that: in fp16 a discriminator's
-    gradient of a mean over an image, some 1e-6 a value, would be nought before any scaler sees it.
+    It is taken of the loss times 1024 for each image, and divided by that: in fp16 the gradient of a mean over images
+    and pixels, some 1e-6 a value, would be nought before any scaler sees it. (Times the number of values it would be no
+    number where a discriminator has one logit an image.)
     """
-    scale = float(output.numel())
+    scale = 1024.0 * len(output)
     (gradient,) = torch.autograd.grad(loss * scale, output)
     return gradient.float() / scale
 

@@ -18,6 +18,7 @@ from translate.losses.adversarial import NonSaturatingSettings, ObjectiveField, 
 from translate.losses.penalties import Critic, GradientPenaltySettings, PenaltySettings
 from translate.methods.base import Method
 from translate.methods.replay import HistoryPool
+from translate.networks.minibatch import MinibatchDeviation, MinibatchDiscrimination
 from translate.settings import Settings
 
 
@@ -239,8 +240,10 @@ def pair(given: Tensor | None, x: Tensor) -> Tensor:
 
 
 def per_sample(network: nn.Module) -> bool:
-    """Whether what a network makes of an image depends on no other image of the batch: it has no batch norm."""
-    return not any(isinstance(module, _BatchNorm) for module in network.modules())
+    """Whether what a network makes of an image depends on no other image of the batch: it has neither batch norm nor a
+    layer that compares the images of a batch."""
+    across = (_BatchNorm, MinibatchDeviation, MinibatchDiscrimination)
+    return not any(isinstance(module, across) for module in network.modules())
 
 
 def apart(network: Callable[[Tensor], Tensor], *images: Tensor, together: bool) -> tuple[Tensor, ...]:

@@ -79,6 +79,9 @@ class Method(nn.Module, ABC):
     """The names of what `comparisons` gives, and whether each is paired: the measures of pairs (PSNR, LPIPS) need that,
     those of sets (FID) do not. The method's purpose comes first; a lone one has no name, `""`."""
 
+    compared: Collection[str] = ()
+    """Those of them that validation measures, as it says; a method need not make the others."""
+
     def __init__(self) -> None:
         super().__init__()
         self._reports: dict[str, list[Tensor]] = {}
@@ -164,6 +167,13 @@ class Method(nn.Module, ABC):
         Each of several processes asks, with the same values; what is kept between two rows is a checkpoint's too.
         """
         return []
+
+    def terms(self, name: str) -> tuple[str, ...]:
+        """The loss terms that a config means by a name: this one, or of a method of two sides both (`adversarial` for
+        `adversarial_A` and `adversarial_B`); none where there is no such term."""
+        if name in self.weights:
+            return (name,)
+        return tuple(term for term in self.weights if term in (f"{name}_A", f"{name}_B"))
 
     def active(self, term: str) -> bool:
         """Whether a term counts at present: work for a term of weight 0 is not done."""

@@ -22,7 +22,14 @@ from translate.devices import exact_float32
 from translate.errors import UserError
 from translate.methods.base import Comparison, Renewed, Turn
 from translate.methods.generative import COLUMNS, SamplingMethod
-from translate.methods.token_modelling import TokenModelSettings, grid_of, take_over, token_loss
+from translate.methods.token_modelling import (
+    TokenModelSettings,
+    bits_per_token,
+    grid_of,
+    resolved_tokenizer,
+    take_over,
+    token_loss,
+)
 from translate.methods.tokenising import Tokenising, TokenizerMethod
 from translate.networks.token_sampling import sample
 from translate.networks.token_transformer import TokenTransformer
@@ -38,6 +45,15 @@ class TokenPriorSettings(TokenModelSettings):
     kind: Literal["token-prior"] = "token-prior"
     conditioning: bool = False
     """Learn the tokens of each class (`data.classes`)."""
+
+    def resolved(self, data: DataSettings) -> TokenPriorSettings:
+        """The settings with the networks of a trained tokenizer written into them; UserError where it does not fit."""
+        if not isinstance(data, FolderSettings):  # `build` will say so
+            return self
+        (spec,) = data.specs().values()
+        return self.model_copy(
+            update={"tokenizer": resolved_tokenizer(self.tokenizer, self.trained, "method.trained", spec)}
+        )
 
     def build(self, data: DataSettings, *, inference: bool = False) -> TokenPrior:
         """The method for a data set; for `inference` nothing is loaded that only a loss needs."""
@@ -73,7 +89,8 @@ class TokenPrior(TokenizerMethod, SamplingMethod):
         recipe = settings.tokenizer
         tokenizer = recipe.build_tokenizer(spec)
         players: dict[str, nn.Module] = {"tokenizer": tokenizer}
-        if recipe.discriminator is not None and not inference:
+        learns = settings.trained is None and not inference
+        if recipe.discriminator is not None and learns:
             players["discriminator"] = recipe.discriminator.build(spec.width)
         players["transformer"] = settings.transformer.build(
             tokenizer.codes,
@@ -83,7 +100,7 @@ class TokenPrior(TokenizerMethod, SamplingMethod):
         )
         self.players = nn.ModuleDict(players)
         self.untrained = ("transformer",) if settings.trained is not None else ("tokenizer", "transformer")
-        self.tokenising = Tokenising(recipe, spec, tokenizer.codes, self.shape[1], inference=inference)
+        self.tokenising = Tokenising(recipe, spec, tokenizer.codes, self.shape[1], inference=not learns)
         self.weights = {"tokens": 1.0, **self.tokenising.weights()}
         # Whether the transformer has moved: before, there is no sample to be measured or shown.
         self.register_buffer("samples", torch.zeros((), dtype=torch.bool))
@@ -177,11 +194,17 @@ class TokenPrior(TokenizerMethod, SamplingMethod):
         return shown
 
     def comparisons(self, batch: Mapping[str, Tensor], chance: torch.Generator) -> dict[str, Comparison]:
-        """Samples as a set once there are some; before, what the tokenizer loses, which chooses no weights."""
-        if bool(self.samples):
-            return super().comparisons(batch, chance)
+        """Once there are some, samples as a set, if such measures are taken, and how surprising the images' tokens are;
+        beside them what the tokenizer loses, which chooses no weights."""
         images = batch[self.side]
-        return {"reconstruction": Comparison(self.tokenizer(images), images, self.spec, chooses=False)}
+        beside: dict[str, Tensor] = {}
+        if bool(self.samples):
+            tokens = tokens_of(self.tokenizer, images)
+            beside["bits per token"] = bits_per_token(self.transformer, tokens, label=self._label(batch))
+        again = Comparison(self.tokenizer(images), images, self.spec, beside, chooses=False)
+        if not bool(self.samples) or "" not in self.compared:
+            return {"reconstruction": again}
+        return {**super().comparisons(batch, chance), "reconstruction": again}
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({name: self.players[name] for name in self.samples_with})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import model_validator
@@ -26,6 +26,7 @@ from translate.errors import UserError
 from translate.methods.base import Comparison, Method, Renewed, Summary, Turn, check_sizes, run_padded
 from translate.methods.token_modelling import (
     TokenModelSettings,
+    bits_per_token,
     grid_of,
     resolved_tokenizer,
     take_over,
@@ -64,11 +65,14 @@ class TokenTranslationSettings(TokenModelSettings):
         """What the tokenizer of a side is, and how it learns."""
         return self.tokenizer_B if side == "B" and self.tokenizer_B is not None else self.tokenizer
 
-    def resolved(self) -> TokenTranslationSettings:
-        """The settings with the networks of trained tokenizers written into them."""
-        update: dict[str, object] = {"tokenizer": resolved_tokenizer(self.tokenizer, self.trained, "method.trained")}
+    def resolved(self, data: DataSettings) -> TokenTranslationSettings:
+        """The settings with the networks of trained tokenizers written into them; UserError where these do not fit."""
+        if not isinstance(data, PairedSettings):  # `build` will say so
+            return self
+        specs = data.specs()
+        update = {"tokenizer": resolved_tokenizer(self.tokenizer, self.trained, "method.trained", specs["A"])}
         if self.trained_B is not None:
-            update["tokenizer_B"] = resolved_tokenizer(self.recipe("B"), self.trained_B, "method.trained_B")
+            update["tokenizer_B"] = resolved_tokenizer(self.recipe("B"), self.trained_B, "method.trained_B", specs["B"])
         return self.model_copy(update=update)
 
     def build(self, data: DataSettings, *, inference: bool = False) -> TokenTranslation:
@@ -95,12 +99,11 @@ class TokenTranslation(Method):
         self.compares = {"": True, "reconstruction": True}
         self.specs = data.specs()
         names = ["A", "B"] if settings.tokenizers == "two" else [""]
-        if names == [""] and self.specs["A"].width != self.specs["B"].width:
-            raise UserError(
-                f"method.tokenizers: A has {self.specs['A'].width} channels, B {self.specs['B'].width}, so one cannot "
-                "serve both: set it to two"
-            )
+        kinds = [f"{spec.kind}, {spec.width} channels" for spec in self.specs.values()]
+        if names == [""] and len(set(kinds)) > 1:
+            raise UserError(f"method.tokenizers: one cannot serve A ({kinds[0]}) and B ({kinds[1]}): set it to two")
         size = data.augment.crop or data.augment.resize or 0
+        learns = settings.trained is None and not inference
         tokenizers: dict[str, nn.Module] = {}
         discriminators: dict[str, nn.Module] = {}
         parts: dict[str, Tokenising] = {}
@@ -108,10 +111,10 @@ class TokenTranslation(Method):
             recipe, spec = settings.recipe(name), self.specs[name or data.target]
             tokenizer = recipe.build_tokenizer(spec)
             tokenizers[name or "both"] = tokenizer
-            if recipe.discriminator is not None and not inference:
+            if recipe.discriminator is not None and learns:
                 discriminators[name or "both"] = recipe.discriminator.build(spec.width)
             of = f"_{name}" if name else ""
-            part = Tokenising(recipe, spec, tokenizer.codes, size, of=of, inference=inference)
+            part = Tokenising(recipe, spec, tokenizer.codes, size, of=of, inference=not learns)
             parts[name or "both"] = part
         self.tokenising = nn.ModuleDict(parts)
         players: dict[str, nn.Module] = {"tokenizer": nn.ModuleDict(tokenizers)}
@@ -273,7 +276,13 @@ class TokenTranslation(Method):
         seeds = torch.randint(2**31, (len(source),), generator=chance).tolist()
         translator = self.translator(self.directions[0])
         drawn = translator.draws(source, seeds)
-        return {"": Comparison(drawn.images, target, spec, {"entropy/bits per token": drawn.uncertainty.mean((1, 2))})}
+        first, second = (tokens_of(self.tokenizer(side), batch[side]) for side in self.sides)
+        beside = {"bits per token": bits_per_token(self.transformer, second, first)} if self._whole(second) else {}
+        return {"": Comparison(drawn.images, target, spec, beside)}
+
+    def _whole(self, tokens: Tensor) -> bool:
+        """Whether a grid of tokens (N, h, w) fits into the window."""
+        return all(side <= most for side, most in zip(tokens.shape[1:], self.transformer.window, strict=True))
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({name: self.players[name] for name in ("tokenizer", "transformer")})
@@ -303,11 +312,14 @@ class TokenTranslator(DrawingGenerator):
     ) -> None:
         super().__init__()
         self.source, self.target, self.transformer = source, target, transformer
-        self.sampling: SamplingSettings = sampling
+        self.sampling = sampling
         self.part, self.most_uncertain = target.reduction, math.log2(target.codes)
         self.multiple = self.smallest = max(source.multiple, target.multiple)
         if not transformer.aligned:  # of grids that differ just the trained size can be had
             self.multiple = self.smallest = transformer.window[0] * target.reduction
+
+    def change_sampling(self, given: Mapping[str, Any]) -> None:
+        self.sampling = self.sampling.changed(given, causal=self.transformer.causal)
 
     @torch.no_grad()
     def draws(self, images: Tensor, seeds: Sequence[int]) -> Drawn:

@@ -86,7 +86,7 @@ class Tokenising(nn.Module):
         if isinstance(settings.reconstruction, ReconstructionSettings):
             self.reconstruction = settings.reconstruction.build()
         self.lpips: nn.Module | None = None
-        if settings.lpips is not None and not inference and spec.kind == "image" and spec.width in (1, 3):
+        if settings.lpips is not None and not inference and spec.kind == "image":
             self.lpips = settings.lpips.build([spec])
         self._surveyed: list[tuple[Tensor, Tensor]] = []
         self._weight: Tensor | None = None

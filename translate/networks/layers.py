@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -68,8 +68,10 @@ class DrawingGenerator(Generator, ABC):
     """Side in pixels of what one number of the uncertainty tells of."""
     most_uncertain: float
     """The largest uncertainty there can be, in bits."""
-    sampling: Settings
-    """How results are drawn."""
+
+    @abstractmethod
+    def change_sampling(self, given: Mapping[str, Any]) -> None:
+        """Set some of the settings by which results are drawn; UserError for one that changes nothing."""
 
     @abstractmethod
     def draws(self, images: Tensor, seeds: Sequence[int]) -> Drawn:

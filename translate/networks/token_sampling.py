@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -32,6 +33,17 @@ class SamplingSettings(Settings):
     """Of masked decoding; the paper has 8 to 16."""
     choice_temperature: float = Field(default=4.5, ge=0)
     """Masked decoding: scale of the noise on the confidence that says which tokens stay; it falls linearly to 0."""
+
+    def changed(self, given: Mapping[str, Any], *, causal: bool) -> SamplingSettings:
+        """These with some of them set anew, as somebody asks who samples.
+
+        Raises:
+            UserError: what is asked for is of masked decoding, and the model draws token after token.
+        """
+        for name in ("steps", "choice_temperature"):
+            if causal and name in given:
+                raise UserError(f"{name}: this model draws token after token, not in steps; leave the option out")
+        return SamplingSettings(**{**self.model_dump(), **given})
 
 
 @dataclass(frozen=True)
@@ -308,7 +320,8 @@ def _masked(
             drawn = draw(filtered(logits, settings), numbers[:, step - 1, 0])
             confidence = logits.log_softmax(-1).gather(-1, drawn[..., None])[..., 0]
             gumbel = -(-numbers[:, step - 1, 1].clamp(min=torch.finfo(torch.float32).tiny).log()).log()
-            confidence = confidence + settings.choice_temperature * (1 - step / steps) * gumbel
+            noise = settings.choice_temperature if settings.temperature > 0 else 0.0
+            confidence = confidence + noise * (1 - step / steps) * gumbel
             masked = tokens == model.mask_index
             rank = (
                 confidence.masked_fill(~masked, -math.inf).argsort(dim=1, descending=True, stable=True).argsort(dim=1)

@@ -1,4 +1,4 @@
-"""The transformer encoder and decoder of ViT-VQGAN (Yu et al., arXiv 2110.04627, section 3.1 and table 1)."""
+"""The transformer encoder and decoder of ViT-VQGAN (Yu et al., arXiv 2110.04627, section 3.1 and table 2)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from translate.networks.layers import outside_autocast
 from translate.networks.vqgan import TokenizerDecoder, TokenizerEncoder
 from translate.settings import Settings
 
@@ -108,8 +109,9 @@ class _Transformer(nn.Module):
         height, width = grid.shape[2:]
         tokens = grid.flatten(2).transpose(1, 2)  # (N, L, width)
         tokens = self.blocks(tokens + positions(height, width, grid.shape[1], grid.device).to(tokens.dtype))
-        made: Tensor = self.last(torch.tanh(self.widen(self.norm(tokens))))
-        return made.transpose(1, 2).reshape(len(grid), -1, height, width)
+        made = outside_autocast(self.last, torch.tanh(self.widen(self.norm(tokens))))
+        image: Tensor = made.transpose(1, 2).reshape(len(grid), -1, height, width)
+        return image
 
 
 class TransformerEncoder(TokenizerEncoder):

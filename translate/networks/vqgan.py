@@ -36,7 +36,8 @@ class TokenizerDecoder(nn.Module, ABC):
     @property
     @abstractmethod
     def last_layer(self) -> nn.Parameter:
-        """The weight behind which the image stands: what VQGAN's adaptive weight measures gradients on (equation 7)."""
+        """The weight behind which the image stands: what VQGAN's adaptive weight measures gradients on (equation 7).
+        Its layer is in float32 whatever autocast says."""
 
 
 class ConvolutionalTokenizerSettings(Settings):

@@ -92,7 +92,8 @@ class CodebookQuantiser(Quantiser):
             codebook = self._codes()
             latents = rows(z.detach())
             indices = nearest(latents, codebook.detach())
-            if self.training and torch.is_grad_enabled():
+            moves = self.settings.restart is not None or self.settings.update == "average"
+            if moves and self.training and torch.is_grad_enabled():
                 self._note(latents, indices)
             indices = indices.view(len(z), *z.shape[2:])
             codes = grid(F.embedding(indices, codebook))
@@ -156,7 +157,7 @@ class CodebookQuantiser(Quantiser):
         if self.settings.update == "average":
             if self._sums is None:
                 self._sums = torch.zeros_like(self.sums)
-            self._sums.scatter_add_(0, indices[:, None].expand_as(latents), latents)
+            self._sums.index_add_(0, indices, latents)  # which CUDA can do in a fixed order
         if self.settings.restart is not None:
             self._pool.append(_some(latents, self.size))
 
@@ -178,6 +179,8 @@ class CodebookQuantiser(Quantiser):
         No two take the same latent: where there are more dead codes than latents, the others wait for the next step.
         """
         pool = _some(pool, self.size, shuffled=True)
+        # One length in all processes, whatever their images' sizes: what is no number is no latent.
+        pool = F.pad(pool, (0, 0, 0, self.size - len(pool)), value=torch.nan)
         distributed.broadcast([pool])
         place = dead.cumsum(0) - 1
         fresh = pool[place.clamp(0, len(pool) - 1)]

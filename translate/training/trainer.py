@@ -406,7 +406,7 @@ class Trainer:
             (stage.weight_schedules, list(self.method_weights), "weight_schedules"),
         ):
             for name in given:
-                if name not in valid:
+                if name not in valid and not (valid != players and self.method.terms(name)):
                     raise UserError(f"{key}.{what}: {name!r} is unknown to this method; it has {', '.join(valid)}")
         if stage.optimiser is not None:
             stage.optimiser.try_out(f"{key}.optimiser")
@@ -444,8 +444,12 @@ class Trainer:
 
         for optimiser in self.optimisers.values():
             optimiser.set_rate(factor(optimiser.schedule))
-        weights = {**self.method_weights, **stage.weights}
-        self.method.weights = weights | {n: weights[n] * factor(s) for n, s in stage.weight_schedules.items()}
+        weights = dict(self.method_weights)
+        for name, weight in stage.weights.items():
+            weights |= dict.fromkeys(self.method.terms(name), weight)
+        for name, schedule in stage.weight_schedules.items():
+            weights |= {term: weights[term] * factor(schedule) for term in self.method.terms(name)}
+        self.method.weights = weights
 
     @contextlib.contextmanager
     def _only(self, player: str) -> Iterator[None]:

@@ -103,6 +103,7 @@ class Validator:
         references: dict[str, Any] = {}
         broken: set[str] = set()
         choosing: dict[str, None] = {}  # in the order in which they came
+        method.compared = [name for name in method.compares if self.sets or (self.pairs and name in self.paired)]
         try:
             for batch in batches:
                 tensors = to_device(batch, specs, self.device)
