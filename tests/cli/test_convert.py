@@ -237,6 +237,68 @@ def test_a_real_interrupt(weights: Path, folder: Path, tmp_path: Path) -> None:
         assert read_image(path).pixels.shape[2] == 3
 
 
+# Models that draw
+
+
+@pytest.fixture(scope="module", params=["masked", "causal"])
+def drawing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A translation of 8x8 tokens of 32 codes, untrained."""
+    folder = tmp_path_factory.mktemp("drawing")
+    changes = [
+        "tokenizer.tokenizer.network={kind: convolutional, width: 8, multipliers: [1, 2], blocks: 1, latent: 8}",
+        "tokenizer.tokenizer.quantiser={kind: codebook, size: 32, width: 4, normalise: true}",
+        "tokenizer.discriminator=null",
+        "tokenizer.lpips=null",
+        "transformer={layers: 1, heads: 1, width: 8}",
+        f"decoding={request.param}",
+    ]
+    where = ["data.augment.crop=16", f"data.root={folder}"]
+    settings = configs.load("token-translation-emoji", [*(f"method.{change}" for change in changes), *where])
+    torch.manual_seed(0)
+    method = settings.method.build(settings.data)
+    return request.param, Run(folder).export("last", settings, method.exported(), step=1, images=1)
+
+
+def test_how_it_draws_can_be_told(
+    drawing: tuple[str, Path],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    decoding, weights = drawing
+    options = ["--choice-temperature", "0", "--steps", "3", "--seed", "4", "--device", "cpu"]
+    code = run([weights, folder / "a.png", tmp_path / "b.png", *options], monkeypatch)
+    error = capsys.readouterr().err
+    if decoding == "causal":
+        assert code == 2 and error.count("\n") == 1 and not (tmp_path / "b.png").exists()
+        assert "this model draws token after token, not in steps; leave the option out" in error
+        return
+    assert code == 0
+    sampling = {"choice_temperature": 0.0, "steps": 3}
+    expected = Translator.load(weights, device="cpu", seed=4, sampling=sampling).run(
+        [read_image(folder / "a.png").pixels], ["a.png"]
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png").pixels, expected[0])
+    noisy = Translator.load(weights, device="cpu", seed=4, sampling={"steps": 3})
+    assert not np.array_equal(noisy.run([read_image(folder / "a.png").pixels], ["a.png"])[0], expected[0])
+
+
+@pytest.mark.parametrize("option", [("--seed", "0"), ("--choice-temperature", "1")])
+def test_a_model_of_one_answer_draws_nothing(
+    option: tuple[str, str],
+    weights: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([weights, folder, tmp_path / "out", *option], monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "has one answer for each image" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_loads_no_torch() -> None:
     code = (
         "import sys; from translate.cli import convert; "

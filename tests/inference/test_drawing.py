@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_tokenizer import tokenising, write
+from pydantic import ValidationError
+from tiny_tokenizer import tokenising, vqgan, write
 
 from translate.data.images import read_image, write_image
 from translate.errors import UserError
@@ -138,14 +139,26 @@ def test_doubt_is_the_share_of_all_bits(masked: Path, picture: Picture) -> None:
 
 
 def test_how_it_draws_can_be_told(masked: Path, picture: Picture) -> None:
-    """At temperature 0 and without noise on the choice no seed matters."""
-    sure = {"temperature": 0.0, "choice_temperature": 0.0}
+    """At temperature 0 no seed matters."""
+    sure = {"temperature": 0.0}
     pixels = picture(16, 16)
     for sampling in (sure, None):
         translator, found = load(masked, sampling=sampling), []
         for translator.seed in (1, 2):
             found.append(translator(pixels))
         assert np.array_equal(*found) == (sampling is not None)
+
+
+def test_what_is_told_is_checked(model: Path) -> None:
+    causal = load(model, sampling={"top_k": 2})._network(torch.float32).transformer.causal
+    for name in ("steps", "choice_temperature"):
+        if causal:
+            with pytest.raises(UserError, match=f"^{name}: this model draws token after token, not in steps; leave"):
+                load(model, sampling={name: 2})
+        else:
+            assert getattr(load(model, sampling={name: 2})._network(torch.float32).sampling, name) == 2
+    with pytest.raises(ValidationError):
+        load(model, sampling={"temperature": -1})
 
 
 @pytest.mark.parametrize(
@@ -187,6 +200,22 @@ def test_samples_are_numbered_and_doubt_lies_beside_them(masked: Path, picture: 
     assert contents(tmp_path / "out") == found
     convert(load(masked, seed=2), folder / "x.png", tmp_path / "two", ConvertOptions(samples=2))
     assert contents(tmp_path / "two") == {name: found[name] for name in ("x-1.png", "x-2.png")}
+
+
+def test_maps_of_doubt_can_be_asked_for_afterwards(masked: Path, picture: Picture, tmp_path: Path) -> None:
+    folder, out = write_some(tmp_path / "in", picture, "xy"), tmp_path / "out"
+    convert(load(masked, seed=2), folder, out)
+    before = contents(out)
+    doubtful = ConvertOptions(uncertainty=True)
+    summary = convert(load(masked, seed=2), folder, out, doubtful)
+    assert (summary.written, summary.skipped) == (2, 0)
+    found = contents(out)
+    assert {name: found[name] for name in before} == before
+    assert sorted(set(found) - set(before)) == ["x.uncertainty.png", "y.uncertainty.png"]
+    at_once = convert(load(masked, seed=2), folder, tmp_path / "once", doubtful)
+    assert at_once.written == 2 and contents(tmp_path / "once") == found
+    assert convert(load(masked, seed=2), folder, out, doubtful).skipped == 2
+    assert convert(load(masked, seed=2), folder, out).skipped == 2
 
 
 def test_the_same_bytes_whatever_the_order_and_the_mates(masked: Path, picture: Picture, tmp_path: Path) -> None:
@@ -232,6 +261,12 @@ def test_a_model_of_one_answer_has_no_samples(tmp_path: Path, picture: Picture) 
             convert(translator, folder, tmp_path / "out", options)
     with pytest.raises(UserError, match="has one answer for each image: steps would change nothing"):
         load(path, sampling={"steps": 3})
+    for other in (path, vqgan(tmp_path / "vqgan.safetensors")):
+        load(other)
+        with pytest.raises(UserError, match="has one answer for each image: a seed would change nothing"):
+            load(other, seed=0)
+        with pytest.raises(UserError, match="has one answer for each image: top_k, a seed would change nothing"):
+            load(other, seed=3, sampling={"top_k": 1})
     assert not (tmp_path / "out").exists()
 
 

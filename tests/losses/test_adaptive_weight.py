@@ -17,11 +17,14 @@ torch.set_num_threads(1)
 NETWORK = {"kind": "convolutional", "width": 4, "multipliers": [1, 2], "blocks": 1, "latent": 4, "attention": []}
 
 
-def parts() -> tuple[Tokenizer, nn.Module, Tensor]:
+VIT = {"kind": "transformer", "patch": 4, "width": 8, "layers": 1, "heads": 2, "mlp": 16, "latent": 4}
+
+
+def parts(network: dict[str, Any] = NETWORK) -> tuple[Tokenizer, nn.Module, Tensor]:
     """A tokenizer of grey images, a critic of patches and two images: 2,048 values, a power of two."""
     torch.manual_seed(0)
     quantiser = {"kind": "codebook", "size": 16}
-    tokenizer = TokenizerSettings.model_validate({"network": NETWORK, "quantiser": quantiser}).build(1)
+    tokenizer = TokenizerSettings.model_validate({"network": network, "quantiser": quantiser}).build(1)
     critic = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4))
     return tokenizer, critic.requires_grad_(False), torch.rand(2, 1, 32, 32) * 2 - 1
 
@@ -57,17 +60,21 @@ def test_it_is_the_ratio_of_the_gradients_in_float64() -> None:
     assert found.dtype == torch.float32 and found.ndim == 0 and not found.requires_grad
 
 
-def test_under_autocast_it_is_the_ratio_of_autocast_s_gradients() -> None:
+@pytest.mark.parametrize("network", [NETWORK, VIT], ids=["convolutional", "transformer"])
+def test_under_autocast_it_is_the_ratio_of_autocast_s_gradients(network: dict[str, Any]) -> None:
     """Against a float64 critic the ratio would be off by a per cent, bf16's own error: that is another function. So
     the gradients are those that plain autograd takes of the very graph, and just their norms are in float64. Loss
     scaling by 2,048 rounds nothing, so four digits agree."""
-    tokenizer, critic, images = parts()
+    tokenizer, critic, images = parts(network)
+    (last,) = (m for m in tokenizer.decoder.modules() if getattr(m, "weight", None) is tokenizer.last_layer)
+    formats: list[torch.dtype] = []
+    last.register_forward_hook(lambda module, inputs, output: formats.append(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         raw = tokenizer.decode(tokenizer.encode(images).quantised)
         losses = [lambda x: (x - images).abs().mean(), lambda x: -critic(x).float().mean()]
         found = found_weight(raw, losses, tokenizer.last_layer)
         plain = [loss(raw) for loss in losses]
-    assert raw.dtype == torch.float32
+    assert raw.dtype == torch.float32 and formats == [torch.float32]
     wanted = [torch.autograd.grad(p, tokenizer.last_layer, retain_graph=True)[0].double().norm() for p in plain]
     assert found.item() == pytest.approx((wanted[0] / (wanted[1] + 1e-4)).item(), rel=1e-4)
     assert found.dtype == torch.float32
@@ -137,3 +144,21 @@ def test_a_gradient_below_float16_s_smallest_number_survives() -> None:
     found = gradient_at(loss(x), x)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("kernel", "logits"), [(256, 1), (8, 32)], ids=["one logit", "logits of patches"])
+def test_float16_holds_the_gradients_of_large_images(kernel: int, logits: int) -> None:
+    """Of 3x256x256 a linear critic in float16, patch by patch: the mean has the gradient w / (2 * logits²) everywhere.
+
+    float16 ends at 65,504: with the loss times all values one logit's gradient would be infinite. It has eleven bits.
+    """
+    torch.manual_seed(0)
+    weight = 0.005 * (1 + torch.rand(3, kernel, kernel))
+    image = torch.rand(2, 3, 256, 256, requires_grad=True)
+    patches = image.unflatten(3, (logits, kernel)).unflatten(2, (logits, kernel)).movedim((2, 4), (1, 2)).flatten(3)
+    loss = F.linear(patches.half(), weight.flatten()[None].half()).float().mean()
+    found = gradient_at(loss, image)
+    wanted = (weight.double() / (2 * logits**2)).repeat(1, logits, logits)
+    assert torch.tensor(image.numel() / 2).half().isinf()
+    assert wanted.max() < (6e-3 if logits == 1 else 6e-6)
+    torch.testing.assert_close(found.double(), wanted.expand(2, -1, -1, -1), rtol=2e-3, atol=0)

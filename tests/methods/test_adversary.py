@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from translate.errors import UserError
 from translate.methods.adversary import Adversary, AdversarySettings, apart, discriminator_losses, per_sample
 from translate.methods.base import Method, Turn
+from translate.networks.minibatch import MinibatchDiscrimination
 from translate.networks.patch import PatchSettings
+from translate.networks.stylegan2_discriminator import StyleGAN2DiscriminatorSettings
 
 torch.set_num_threads(1)
 
@@ -196,7 +198,7 @@ def test_colours_of_a_pair_are_not_changed_as_one_picture_s(kind: str) -> None:
 @pytest.mark.parametrize(
     ("norm", "apart_"), [("instance", True), ("layer", True), ("group", True), ("none", True), ("batch", False)]
 )
-def test_batch_norm_alone_mixes_images(norm: str, apart_: bool) -> None:
+def test_of_the_norms_batch_norm_alone_mixes_images(norm: str, apart_: bool) -> None:
     """By what the network does: is an image's output the same beside another one?"""
     _, network = make(norm=norm)
     assert per_sample(network) == apart_
@@ -218,3 +220,24 @@ def test_apart_gives_each_batch_its_outputs() -> None:
     calls.clear()
     wide = torch.cat([images(1)] * 2, dim=3)
     assert [len(one) for one in apart(network, images(2), wide, together=True)] == [2, 1] and calls == [2, 1]
+
+
+@pytest.mark.parametrize("group", [0, 2, 4])
+def test_a_layer_that_compares_images_sees_real_and_fake_ones_apart(group: int) -> None:
+    """Two images each: one pass of four would be one group of four, in which the real ones tell of the fakes."""
+    adversary, _ = make()
+    torch.manual_seed(0)
+    network = StyleGAN2DiscriminatorSettings(width=4, layers=1, group=group).build(3)
+    assert per_sample(network) == (group == 0)
+    real, fake = images(2), images(2, seed=2) / 4
+    passes: list[int] = []
+    network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    terms = discriminator_losses(Lone(adversary, ""), adversary, network, real, fake, ())
+    assert passes == ([2, 2] if group else [4])
+    torch.testing.assert_close(terms["discriminator"], loss_of(network(real), network(fake)))
+    mixed = loss_of(*network(torch.cat([real, fake])).split(2))
+    assert torch.allclose(terms["discriminator"], mixed, rtol=1e-5) == (group < 4)
+
+
+def test_minibatch_discrimination_mixes_images() -> None:
+    assert not per_sample(nn.Sequential(nn.Flatten(), MinibatchDiscrimination(12)))

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from translate import config as configs
 from translate.errors import UserError
 from translate.inference.sampler import SampleOptions, Sampler, check
+from translate.losses.lpips import LPIPSSettings
 from translate.methods.base import Turn
-from translate.methods.token_modelling import drawn_mask, token_loss
+from translate.methods.token_modelling import bits_per_token, drawn_mask, token_loss
 from translate.methods.token_prior import TokenPrior
+from translate.networks.patch import PatchSettings
 from translate.networks.tokenizer import tokens_of
 from translate.run import write_weights
 
@@ -183,3 +185,54 @@ def test_masked_places_alone_are_predicted() -> None:
     assert loss.item() == pytest.approx(F.cross_entropy(logits[mask], tokens.flatten(1)[mask]).item(), rel=1e-5)
     hits = (logits.argmax(-1) == tokens.flatten(1))[mask].float().mean()
     assert right.item() == pytest.approx(hits.item())
+
+
+@pytest.mark.parametrize("decoding", ["causal", "masked"])
+def test_samples_are_drawn_where_sets_are_measured_and_bits_always(
+    decoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits by hand: float64's mean of -log2 p over all tokens, or over those that the others must tell of."""
+    prior = built(decoding=decoding, conditioning=True, sampling={"steps": 2})
+    drawn: list[int] = []
+    plain = prior.generate
+    monkeypatch.setattr(prior, "generate", lambda latent, label: drawn.append(len(latent)) or plain(latent, label))
+    batch = {"image": torch.rand(3, 3, 8, 8) * 2 - 1, "label": torch.tensor([0, 1, 0])}
+    prior.compared = ["", "reconstruction"]
+    first = prior.comparisons(batch, torch.Generator())
+    assert list(first) == ["reconstruction"] and not first["reconstruction"].beside and not drawn
+
+    prior.moved(Turn("transformer"))
+    tokens = tokens_of(prior.tokenizer, batch["image"]).flatten(1)
+    hidden = torch.tensor([decoding == "causal" or (k // 4 + k % 4) % 2 == 0 for k in range(16)])
+    given = tokens if decoding == "causal" else tokens.masked_fill(hidden, prior.transformer.mask_index)
+    with torch.no_grad():
+        p = prior.transformer(given, None, batch["label"]).double().softmax(2)
+    bits = -p.gather(2, tokens[..., None])[..., 0].log2()[:, hidden].mean(1)
+    for prior.compared in (["reconstruction"], [], ["", "reconstruction"]):
+        found = prior.comparisons(batch, torch.Generator().manual_seed(0))
+        assert drawn == ([3] if "" in prior.compared else [])
+        assert list(found) == [*([""] if drawn else []), "reconstruction"]
+        torch.testing.assert_close(found["reconstruction"].beside["bits per token"].double(), bits, rtol=1e-5, atol=0)
+        assert not found["reconstruction"].chooses
+    assert found[""].output.shape == (3, 3, 8, 8) and found[""].chooses
+    other = bits_per_token(prior.transformer, tokens.view(3, 4, 4), label=1 - batch["label"])
+    assert (other.double() - bits).abs().min() > 1e-4  # the class counts
+
+
+def test_beside_a_trained_tokenizer_nothing_stands_that_only_trains_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("nobody asked for it")
+
+    monkeypatch.setattr(LPIPSSettings, "build", refuse)
+    monkeypatch.setattr(PatchSettings, "build", refuse)
+    tokenizer = {**TOKENIZER, "discriminator": {"kind": "patch", "layers": 1, "width": 4}, "lpips": {}}
+    with pytest.raises(AssertionError):
+        built(tokenizer=tokenizer)
+    prior = built(tokenizer=tokenizer, trained="x")
+    assert list(prior.players) == ["tokenizer", "transformer"] and prior.untrained == ("transformer",)
+    assert prior.tokenising.lpips is None and prior.turns(0) == (Turn("transformer"),)
+
+
+def test_steps_are_of_masked_decoding(weights: Path) -> None:
+    with pytest.raises(UserError, match=r"^steps: this model draws token after token"):
+        Sampler.load(weights, device="cpu", sampling={"steps": 3})

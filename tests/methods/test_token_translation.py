@@ -13,9 +13,11 @@ from torch import Tensor
 from translate.data import FolderSettings, PairedSettings
 from translate.data.transforms import AugmentSettings
 from translate.errors import UserError
+from translate.losses.lpips import LPIPSSettings
 from translate.methods.base import Turn
-from translate.methods.token_modelling import drawn_mask, grid_of, token_loss
+from translate.methods.token_modelling import bits_per_token, drawn_mask, grid_of, token_loss
 from translate.methods.token_translation import TokenTranslation, TokenTranslationSettings, uncertainty_image
+from translate.networks.patch import PatchSettings
 from translate.networks.token_transformer import TokenTransformer, TokenTransformerSettings
 from translate.networks.tokenizer import tokens_of
 
@@ -112,6 +114,22 @@ def test_the_causal_loss_is_each_token_s_given_those_before_it() -> None:
         hits += (logits.argmax(1) == flat[:, place]).tolist()
     assert loss.item() == pytest.approx(sum(costs) / 60, rel=1e-5)
     assert right.item() == pytest.approx(sum(hits) / 60)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_bits_per_token_are_counted_by_hand(causal: bool) -> None:
+    """-log2 p of each token given the ones before it, or of every second given the others, in float64."""
+    model, (tokens, source) = transformer_of(causal=causal), tokens_and_source()
+    found = bits_per_token(model, tokens, source)
+    hidden = torch.tensor([[causal or (row + column) % 2 == 0 for column in range(5)] for row in range(4)]).flatten()
+    flat = tokens.flatten(1)
+    given = flat if causal else flat.masked_fill(hidden, 11)
+    p = model(given, source.flatten(1), None, (4, 5)).detach().double().softmax(2)
+    for row in range(3):
+        bits = [-math.log2(p[row, place, flat[row, place]]) for place in range(20) if hidden[place]]
+        assert len(bits) == (20 if causal else 10)
+        assert found[row].item() == pytest.approx(sum(bits) / len(bits), rel=1e-5)
+    assert found.dtype == torch.float32 and not found.requires_grad
 
 
 def test_the_mask_has_a_cosine_s_share_of_each_row() -> None:
@@ -243,8 +261,9 @@ def test_reconstructions_choose_nothing_and_translations_do(decoding: str) -> No
     seeds = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0)).tolist()
     drawn = method.translator("AtoB").draws(batch["A"], seeds)
     assert torch.equal(found.output, drawn.images)
-    bits = found.beside["entropy/bits per token"]
-    assert bits.shape == (2,) and (bits > 3).all() and (bits <= 4).all()  # nothing learnt: nearly log2 of 16 codes
+    source, target = (tokens_of(method.tokenizer(side), batch[side]) for side in "AB")
+    assert list(found.beside) == ["bits per token"]
+    assert torch.equal(found.beside["bits per token"], bits_per_token(method.transformer, target, source))
     pictures = method.previews(batch)
     assert list(pictures) == ["input", "output", "uncertainty", "target reconstructed", "target"]
     assert all(picture.shape == (2, 3, 16, 16) for picture in pictures.values())
@@ -282,6 +301,33 @@ def test_the_average_is_the_transformer_s_and_the_file_holds_both() -> None:
     assert list(built.players) == ["tokenizer", "transformer"]
 
 
+def test_beside_a_trained_tokenizer_nothing_stands_that_only_trains_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("nobody asked for it")
+
+    monkeypatch.setattr(LPIPSSettings, "build", refuse)
+    monkeypatch.setattr(PatchSettings, "build", refuse)
+    tokenizer = {**TOKENISING, "lpips": {}}
+    with pytest.raises(AssertionError):
+        make(tokenizer=tokenizer)
+    for settings in ({"trained": "x"}, {"tokenizers": "two", "trained": "x", "trained_B": "y"}):
+        method = make(tokenizer=tokenizer, **settings)
+        assert list(method.players) == ["tokenizer", "transformer"] and method.untrained == ("transformer",)
+        assert method.turns(0) == (CODER, MODEL)
+        assert all(part.lpips is None for part in method.parts.values())
+        batch = batch_of()
+        assert set(method.losses(MODEL, batch, method.shared(batch, {"transformer"}))) == {"tokens"}
+
+
+def test_a_name_means_the_terms_of_both_sides() -> None:
+    two, shared = make(tokenizers="two", tokenizer_B={**TOKENISING, "discriminator": None}), make()
+    assert two.terms("quantiser") == ("quantiser_A", "quantiser_B")
+    assert two.terms("adversarial") == ("adversarial_A",)  # B has no discriminator
+    assert two.terms("quantiser_B") == ("quantiser_B",) and two.terms("tokens") == ("tokens",)
+    assert shared.terms("quantiser") == ("quantiser",)
+    assert shared.terms("quantiser_A") == two.terms("quant") == two.terms("") == two.terms("quantiser_C") == ()
+
+
 # ---- what does not fit -----------------------------------------------------------------------------------------------
 
 
@@ -302,8 +348,10 @@ def test_settings_that_contradict_each_other_are_told(settings: dict[str, Any], 
 def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(UserError, match=r"learns from pairs: data\.kind must be 'paired', not 'folder'"):
         TokenTranslationSettings().build(FolderSettings(root="x"))
-    with pytest.raises(UserError, match=r"^method\.tokenizers: A has 3 channels, B 1, so one cannot serve both"):
-        make({"B": {"channels": 1}})
+    labels = {"kind": "labels", "classes": 3}
+    for side, said in ((labels, "labels, 3 channels"), ({"channels": 1}, "image, 1 channels")):
+        with pytest.raises(UserError, match=rf"^method\.tokenizers: one cannot serve A \({said}\) and B \(image, 3"):
+            make({"A": side})
     assert make({"B": {"channels": 1}}, tokenizers="two").transformer.aligned
     coarse = {**TOKENISING, "tokenizer": {"network": {**NETWORK, "multipliers": [1, 1, 1]}}}
     with pytest.raises(

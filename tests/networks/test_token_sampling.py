@@ -95,6 +95,21 @@ def test_settings_out_of_range_are_refused() -> None:
             SamplingSettings.model_validate(values)
 
 
+def test_settings_are_changed_as_they_are_made() -> None:
+    settings = SamplingSettings(top_k=7, steps=5)
+    assert settings.changed({"temperature": 0.5, "steps": 3}, causal=False) == SamplingSettings(
+        temperature=0.5, top_k=7, steps=3
+    )
+    assert settings.changed({"top_k": None}, causal=True) == SamplingSettings(steps=5)
+    assert settings.changed({}, causal=True) == settings == SamplingSettings(top_k=7, steps=5)
+    for values in ({"temperature": -1}, {"choice_temperature": -1}, {"top_p": 0}, {"temprature": 1}):
+        with pytest.raises(ValidationError):
+            settings.changed(values, causal=False)
+    for name in ("steps", "choice_temperature"):
+        with pytest.raises(UserError, match=f"^{name}: this model draws token after token"):
+            settings.changed({name: 3}, causal=True)
+
+
 def test_draw_inverts_the_distribution_function() -> None:
     logits = torch.tensor([-math.inf, math.log(0.5), -math.inf, math.log(0.25), math.log(0.25), -math.inf])
     numbers = torch.tensor([0.0, 0.4999, 0.5001, 0.7499, 0.7501, 1 - 2**-24])
@@ -255,6 +270,15 @@ def test_without_noise_the_most_probable_tokens_stay() -> None:
     chosen = best.topk(keep).indices
     expected = torch.full((1, 16), net.mask_index).scatter(1, chosen, token.gather(1, chosen))
     assert torch.equal(watched.shown[1], expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_at_temperature_0_no_seed_matters(causal: bool) -> None:
+    net = transformer(causal=causal)
+    made = sample(net, (4, 6), SamplingSettings(temperature=0, choice_temperature=4.5, steps=5), range(4))
+    assert (made.tokens == made.tokens[:1]).all() and len(made.tokens.unique()) > 1
+    warm = sample(net, (4, 6), SamplingSettings(temperature=1e-6, choice_temperature=4.5, steps=5), range(4))
+    assert (warm.tokens == warm.tokens[:1]).all() == causal  # here the noise still chooses which tokens stay
 
 
 @pytest.mark.parametrize("side", range(1, 30))

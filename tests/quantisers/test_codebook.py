@@ -174,6 +174,18 @@ def test_only_training_with_gradients_takes_note() -> None:
     assert quantiser.moved() == {}
 
 
+def test_a_codebook_that_just_learns_notes_nothing() -> None:
+    quantiser = build()
+    quantiser(latents())
+    assert quantiser._counts is None and quantiser._pool == []
+    assert quantiser.moved() == {} and not quantiser.renewed()
+    assert torch.equal(quantiser.unused, torch.zeros(16, dtype=torch.int64))
+    for settings in ({"restart": 1}, {"update": "average"}):
+        noting = build(**settings)
+        noting(latents())
+        assert noting._counts is not None and noting._counts.sum() == 2 * 3 * 3
+
+
 @pytest.mark.parametrize("update", ["average", "gradient"])
 def test_a_dead_code_begins_wholly_anew(update: str) -> None:
     quantiser = build(update=update, restart=3)
@@ -209,13 +221,18 @@ def test_a_dead_code_begins_wholly_anew(update: str) -> None:
     assert not any(mask.any() for _, mask in quantiser.renewed())
 
 
-def test_more_dead_codes_than_latents_wait() -> None:
-    quantiser = build(restart=1)
-    z = latents(1, side=1)
-    quantiser(z)
-    assert quantiser.moved()["restarted codes"] == 1
-    assert (quantiser.unused >= 1).sum() == 14
-    assert (quantiser.codebook == as_rows(z)).all(1).sum() == 1
+@pytest.mark.parametrize("update", ["average", "gradient"])
+@pytest.mark.parametrize("side", [1, 3])
+def test_more_dead_codes_than_latents_wait(side: int, update: str) -> None:
+    quantiser = build(restart=1, update=update)
+    z = latents(1, side=side)
+    used = len(quantiser(z).indices.unique())
+    fresh = min(side**2, 16 - used)
+    assert quantiser.moved()["restarted codes"] == fresh
+    assert (quantiser.unused >= 1).sum() == 16 - used - fresh
+    taken = (quantiser.codebook[:, None] == as_rows(z)).all(2)
+    assert taken.any(1).sum() >= fresh and (taken.sum(1) <= 1).all()
+    assert all(tensor.isfinite().all() for tensor in quantiser.state_dict().values())
 
 
 def test_normalised_codes_restart_at_length_one() -> None:

@@ -11,13 +11,13 @@ import torch
 from test_resume import stop_after
 from test_vqgan_runs import ADAM, TOKENISING, tiny_vqgan
 from test_vqgan_runs import SMALL as VQGAN_SMALL
-from tiny import Listener, assert_same_runs, make_run, train, write_pairs
+from tiny import Listener, assert_same_runs, make_run, train, trainer_for, write_pairs
 
 from translate import config as configs
 from translate.config import Config
 from translate.errors import UserError
 from translate.methods.token_translation import TokenTranslation
-from translate.run import Run, build_for_inference, load_weights
+from translate.run import Run, build_for_inference, load_weights, write_weights
 from translate.training.trainer import Trainer
 
 CODER = {"name": "tokenizer", "length": "4 steps", "optimiser": ADAM, "players": ["tokenizer", "discriminator"]}
@@ -201,8 +201,83 @@ def test_what_nobody_trains_is_told(root: Path, tokenizers: dict[str, Run]) -> N
     with pytest.raises(UserError, match=r"^training\.stages: no stage moves 'tokenizer', which has learnt nothing yet"):
         Trainer(tiny_translation(root, ALONE), Listener())
     trained = {"method": {"trained": str(tokenizers["A"].path)}}
-    only = {"training": {"stages": [CODER]}}
-    for changes in ((only,), (trained, only)):
-        with pytest.raises(UserError, match=r"^training\.stages: no stage moves 'transformer'"):
-            Trainer(tiny_translation(root, *changes).resolved(), Listener())
+    alone = {"training": {"stages": [{**CODER, "players": ["tokenizer"]}]}}
+    with pytest.raises(UserError, match=r"^training\.stages: no stage moves 'transformer'"):
+        Trainer(tiny_translation(root, alone).resolved(), Listener())
+    # Who comes trained stays so, and nothing of how it learnt can be weighed.
+    with pytest.raises(UserError, match=r"^training\.stages\.0\.players: 'tokenizer' comes from another run"):
+        Trainer(tiny_translation(root, trained, alone).resolved(), Listener())
+    weighed = {"training": {"stages": [{**MODEL, "weights": {"reconstruction": 2.0}}]}}
+    with pytest.raises(UserError, match=r"^training\.stages\.0\.weights: 'reconstruction' is unknown"):
+        Trainer(tiny_translation(root, trained, weighed).resolved(), Listener())
     Trainer(tiny_translation(root, ALONE, trained).resolved(), Listener())
+
+
+def delayed(start: str) -> dict[str, Any]:
+    return {"kind": "delayed", "start": start}
+
+
+@pytest.mark.parametrize("tokenizers", ["shared", "two"])
+def test_a_term_s_name_is_of_both_tokenizers(tokenizers: str, root: Path, tmp_path: Path) -> None:
+    schedules = {"discriminator": delayed("1 steps"), "adversarial": delayed("2 steps")}
+    weights = {"quantiser": 3.0, "discriminator": 0.25}
+    of = ["_A", "_B"] if tokenizers == "two" else [""]
+    if tokenizers == "two":
+        weights["reconstruction_B"] = 5.0
+    stages = [{**CODER, "weights": weights, "weight_schedules": schedules}, MODEL]
+    changes = {"method": {"tokenizers": tokenizers}, "training": {"stages": stages}}
+    trainer = trainer_for(tiny_translation(root, changes), tmp_path)
+    for step in range(4):
+        trainer.images = step * trainer.batch
+        trainer._set_rates_and_weights()
+        found = dict(trainer.method.weights)
+        for side in of:
+            assert found.pop(f"discriminator{side}") == (0.25 if step >= 1 else 0), (step, side)
+            assert found.pop(f"adversarial{side}") == (0.8 if step >= 2 else 0), (step, side)
+            assert found.pop(f"quantiser{side}") == 3
+            assert found.pop(f"reconstruction{side}") == (5 if side == "_B" else 1)
+        assert found == {"tokens": 1}
+
+
+@pytest.mark.parametrize("where", ["weights", "weight_schedules"])
+def test_a_term_that_is_not_there_is_told(where: str, root: Path) -> None:
+    two = {"method": {"tokenizers": "two"}}
+    for name in ("adversarail", "adversarial_C", "tokenizer"):
+        stage = {**CODER, where: {name: 1.0 if where == "weights" else delayed("1 steps")}}
+        with pytest.raises(UserError, match=rf"^training\.stages\.0\.{where}: '{name}' is unknown to this method; it"):
+            Trainer(tiny_translation(root, two, {"training": {"stages": [stage, MODEL]}}), Listener())
+
+
+@pytest.mark.parametrize("name", ["token-translation", "token-translation-emoji"])
+def test_shipped_configs_are_also_of_two_tokenizers(name: str, root: Path) -> None:
+    """Their stages as they are; the networks and images are small."""
+    shipped = configs.load(name)
+    raw = configs.merge(shipped.model_dump(mode="json"), tiny_translation(root).model_dump(mode="json"))
+    raw["method"]["tokenizers"] = "two"
+    raw["training"]["stages"] = [stage.model_dump(mode="json") for stage in shipped.training.stages]
+    trainer = Trainer(configs.validate(raw, name), Listener())
+    assert trainer.method.terms("adversarial") == ("adversarial_A", "adversarial_B")
+    assert list(trainer.stages[0].weight_schedules) == ["discriminator", "adversarial"]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"channels": 1}, "image data of 1 channels"),
+        ({"kind": "labels", "classes": 3}, "labels data of 3 channels"),
+    ],
+    ids=["grey", "labels"],
+)
+def test_a_tokenizer_of_other_images_is_told(image: dict[str, Any], said: str, root: Path, tmp_path: Path) -> None:
+    config = tiny_vqgan(root, {"data": {"image": image}})
+    path = tmp_path / "other.safetensors"
+    write_weights(path, config, config.method.build(config.data).exported(), 1, 1)
+    for side in ("A", "B"):
+        trained = {"tokenizers": "two", "trained": str(path), "trained_B": str(path)}
+        right = {"data": {"AB".replace(side, ""): image}}  # fits the other side
+        key = "trained" if side == "A" else "trained_B"
+        with pytest.raises(UserError, match=rf"^method\.{key}: .* knows {said}, not image data of 3; train one"):
+            tiny_translation(root, ALONE, {"method": trained}, right).resolved()
+    prior = {"method": {**SMALL["method"], "kind": "token-prior", "trained": str(path)}}
+    with pytest.raises(UserError, match=rf"^method\.trained: .* knows {said}, not image data of 3"):
+        tiny_vqgan(root, prior).resolved()

@@ -46,13 +46,15 @@ def gradient_at(loss: Tensor, output: Tensor) -> Tensor:
     number where a discriminator has one logit an image.)
     """
     scale = 1024.0 * len(output)
-    (gradient,) = torch.autograd.grad(loss * scale, output)
+    with torch.autocast(output.device.type, enabled=False):  # which would narrow the products of float32 layers
+        (gradient,) = torch.autograd.grad(loss * scale, output)
     return gradient.float() / scale
 
 
 def at_weight(output: Tensor, gradient: Tensor, weight: nn.Parameter) -> Tensor:
     """A gradient at the output, which depends on `weight`, carried on to that: float32, of the weight's shape."""
-    (found,) = torch.autograd.grad(output, weight, gradient.to(output.dtype), retain_graph=True)
+    with torch.autocast(output.device.type, enabled=False):
+        (found,) = torch.autograd.grad(output, weight, gradient.to(output.dtype), retain_graph=True)
     return found.float()
 
 

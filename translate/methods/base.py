@@ -72,6 +72,8 @@ class Method(nn.Module, ABC):
     """The players that learn through what `shared` returns; the others' turns need just its values."""
     untrained: Collection[str] = ()
     """The players of which a run makes nothing that a person could use unless one of its stages moves them."""
+    taken: Collection[str] = ()
+    """The players that come trained from another run: no stage moves them."""
     finite: Tensor | None = None
     """Whether the last player's step was taken, for it was one of numbers: a bool scalar on the device, told before
     `moved` (which is called either way: to know it here would be to wait for the device). None: it was."""

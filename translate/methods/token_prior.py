@@ -99,9 +99,10 @@ class TokenPrior(TokenizerMethod, SamplingMethod):
             classes=len(self.class_names),
         )
         self.players = nn.ModuleDict(players)
-        self.untrained = ("transformer",) if settings.trained is not None else ("tokenizer", "transformer")
+        self.taken = () if settings.trained is None else ("tokenizer",)
+        self.untrained = ("transformer",) if self.taken else ("tokenizer", "transformer")
         self.tokenising = Tokenising(recipe, spec, tokenizer.codes, self.shape[1], inference=not learns)
-        self.weights = {"tokens": 1.0, **self.tokenising.weights()}
+        self.weights = {"tokens": 1.0, **({} if self.taken else self.tokenising.weights())}
         # Whether the transformer has moved: before, there is no sample to be measured or shown.
         self.register_buffer("samples", torch.zeros((), dtype=torch.bool))
 
@@ -114,7 +115,7 @@ class TokenPrior(TokenizerMethod, SamplingMethod):
             take_over(self.tokenizer, self.settings.trained, "method.trained")
 
     def turns(self, step: int) -> Sequence[Turn]:
-        return (*super().turns(step), Turn("transformer"))
+        return (*(() if self.taken else super().turns(step)), Turn("transformer"))
 
     def shared(self, batch: Mapping[str, Tensor], moving: Collection[str]) -> dict[str, Tensor]:
         images = batch[self.side]

@@ -126,9 +126,10 @@ class TokenTranslation(Method):
             target.codes, grids[1], causal=settings.decoding == "causal", source=(source.codes, grids[0])
         )
         self.players = nn.ModuleDict(players)
-        self.untrained = ("transformer",) if settings.trained is not None else ("tokenizer", "transformer")
+        self.taken = () if settings.trained is None else ("tokenizer",)
+        self.untrained = ("transformer",) if self.taken else ("tokenizer", "transformer")
         self.weights = {"tokens": 1.0}
-        for part in self.parts.values():
+        for part in () if self.taken else self.parts.values():
             self.weights |= part.weights()
         # Whether the transformer has moved: before, there is no translation to be measured or shown.
         self.register_buffer("translates", torch.zeros((), dtype=torch.bool))
@@ -160,6 +161,8 @@ class TokenTranslation(Method):
             self.tokenizer(name).quantiser.advance(progress)
 
     def turns(self, step: int) -> Sequence[Turn]:
+        if self.taken:
+            return (Turn("transformer"),)
         moves = [Turn("tokenizer")]
         if "discriminator" in self.players:
             due: list[str] = []
@@ -277,12 +280,13 @@ class TokenTranslation(Method):
         translator = self.translator(self.directions[0])
         drawn = translator.draws(source, seeds)
         first, second = (tokens_of(self.tokenizer(side), batch[side]) for side in self.sides)
-        beside = {"bits per token": bits_per_token(self.transformer, second, first)} if self._whole(second) else {}
+        beside = {"bits per token": bits_per_token(self.transformer, second, first)} if self._fits(second) else {}
         return {"": Comparison(drawn.images, target, spec, beside)}
 
-    def _whole(self, tokens: Tensor) -> bool:
-        """Whether a grid of tokens (N, h, w) fits into the window."""
-        return all(side <= most for side, most in zip(tokens.shape[1:], self.transformer.window, strict=True))
+    def _fits(self, tokens: Tensor) -> bool:
+        """Whether the transformer takes a target of these tokens (N, h, w) at once."""
+        grid, window = tuple(tokens.shape[1:]), self.transformer.window
+        return grid == window or (self.transformer.aligned and grid[0] <= window[0] and grid[1] <= window[1])
 
     def exported(self) -> nn.ModuleDict:
         return nn.ModuleDict({name: self.players[name] for name in ("tokenizer", "transformer")})

@@ -408,6 +408,11 @@ class Trainer:
             for name in given:
                 if name not in valid and not (valid != players and self.method.terms(name)):
                     raise UserError(f"{key}.{what}: {name!r} is unknown to this method; it has {', '.join(valid)}")
+        for name in stage.players or ():
+            if name in self.method.taken:
+                raise UserError(
+                    f"{key}.players: {name!r} comes from another run (method.trained) and stays as it is; leave it out"
+                )
         if stage.optimiser is not None:
             stage.optimiser.try_out(f"{key}.optimiser")
         for name, optimiser in stage.optimisers.items():
