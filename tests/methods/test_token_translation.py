@@ -313,7 +313,7 @@ def test_beside_a_trained_tokenizer_nothing_stands_that_only_trains_one(monkeypa
     for settings in ({"trained": "x"}, {"tokenizers": "two", "trained": "x", "trained_B": "y"}):
         method = make(tokenizer=tokenizer, **settings)
         assert list(method.players) == ["tokenizer", "transformer"] and method.untrained == ("transformer",)
-        assert method.turns(0) == (CODER, MODEL)
+        assert method.turns(0) == (MODEL,)
         assert all(part.lpips is None for part in method.parts.values())
         batch = batch_of()
         assert set(method.losses(MODEL, batch, method.shared(batch, {"transformer"}))) == {"tokens"}
