@@ -467,6 +467,11 @@ def translated(pixels: Array, which: str) -> Array:
     return np.rint((np.clip(light, -1, 1) + 1) / 2 * 255).astype(np.uint8)
 
 
+def ends(direction: str) -> tuple[str, ...]:
+    """What every method says of its directions."""
+    return tuple(direction.split("to"))
+
+
 @pytest.fixture
 def both_ways(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run as one of a method with both directions."""
@@ -474,7 +479,7 @@ def both_ways(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(path: Path, *, direction: str, **_: Any) -> Translator:
         return Translator(Halves(*LAWS[direction]), ImageSpec(), ImageSpec(), device="cpu", precision="fp32")
 
-    method = SimpleNamespace(directions=("AtoB", "BtoA"), require_direction=print)
+    method = SimpleNamespace(directions=("AtoB", "BtoA"), require_direction=print, ends=ends)
     monkeypatch.setattr(subjects, "build_for_inference", lambda _: method)
     monkeypatch.setattr(subjects.Translator, "load", load)
     return run
@@ -575,7 +580,7 @@ def test_one_direction_alone_is_a_set(
     assert values(of(two_way, "frechet", direction="BtoA")[0]) == pytest.approx(values(expected), rel=1e-6)
     with pytest.raises(UserError, match="l1 compares each output with its target, but no output here has one"):
         of(two_way, "l1", direction="BtoA")
-    method = SimpleNamespace(directions=("BtoA",), require_direction=print)
+    method = SimpleNamespace(directions=("BtoA",), require_direction=print, ends=ends)
     monkeypatch.setattr(subjects, "build_for_inference", lambda _: method)
     assert values(of(two_way, "frechet")[0]) == pytest.approx(values(expected), rel=1e-6)  # such as CUT
 

@@ -448,7 +448,7 @@ def test_comparisons_and_previews_take_any_size(channels: int) -> None:
     high = high_of(2, 16, channels)[..., :12]  # (2, C, 16, 12): a low resolution of 4x3, too small for LPIPS
     found = method.comparisons({"B": high}, torch.Generator())
     assert set(found) == set(method.compares) == {""}
-    output, target, spec, beside = found[""]
+    output, target, spec, beside, _ = found[""]
     assert torch.equal(target, high) and spec.width == channels
     low = method.low({"B": high})
     torch.testing.assert_close(output, method.generator(low))
