@@ -92,8 +92,8 @@ def test_a_halo_one_pixel_short_is_seen(scale: int) -> None:
     whole = translator(network, "off")(image)
     short = translator(network, 32)
     assert short._can_tile()
-    # What does not enlarge runs in NCHW, where oneDNN's kernels are steady with AVX-512 alone (`SteadyConvolution`): with
-    # AVX2 single values of 65,536 round to a neighbour.
+    # What does not enlarge runs in NCHW, where oneDNN's kernels are steady with AVX-512 alone (`SteadyConvolution`):
+    # with AVX2 single values of 65,536 round to a neighbour.
     room = int(scale == 1 and torch.backends.cpu.get_cpu_capability() != "AVX512")
     exact = np.abs(short(image).astype(int) - whole)
     assert exact.max() <= room and (exact > 0).mean() <= 0.01 * room
