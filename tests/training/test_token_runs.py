@@ -51,6 +51,51 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pairs(folder, 6, size=16)
 
 
+TOKENS = ("vqgan", "token-prior", "token-translation")
+SHIPPED = [name for name in configs.shipped_configs() if configs.load(name).method.kind in TOKENS]
+
+
+def shrunk(raw: Any, key: str = "") -> Any:
+    """A config's settings with tiny networks, small batches, short stages whose discriminators begin at once, and no
+    LPIPS, whose weights may not be here; nothing else is changed."""
+    small = {
+        "width": 8, "heads": 2, "multipliers": [1, 2], "attention": [2], "mlp": 8, "patch": 8, "blocks": 1, "latent": 8,
+        "size": 32, "layers": 1, "batch_size": 2, "accumulation": 2, "resize": 36, "crop": 32, "half_life": "8 images",
+        "length": "3 steps", "start": "1 steps", "ramp": "1 steps", "warmup": "1 steps", "previews": "1000 steps",
+        "workers": 0, "lpips": None, "steps": 2, "cache": "none", "images": 2,
+    }  # fmt: skip
+    if key == "measures" and raw is not None:
+        return ["l1"]
+    if key == "best" and raw is not None:
+        return "l1"
+    if key == "lpips" or (key in small and isinstance(raw, int | list) and key not in ("ramp", "start")):
+        return small[key]
+    spans = ("length", "start", "ramp", "warmup", "half_life", "previews", "cache")
+    if key in spans and (isinstance(raw, str) or key == "start"):
+        return small[key]
+    if isinstance(raw, dict):
+        return {k: shrunk(v, k) for k, v in raw.items()}
+    return [shrunk(v) for v in raw] if isinstance(raw, list) else raw
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_of_tokens_trains_all_its_stages(name: str, tmp_path: Path) -> None:
+    root = write_pairs(tmp_path / "pairs", 6, size=36)
+    raw = shrunk(configs.load(name).model_dump(mode="json"))
+    raw["data"] |= {"root": str(root), "validation": 0.3}
+    raw["training"] |= {"device": "cpu", "precision": "fp32"}
+    config = configs.validate(raw, name).resolved()
+    before = trainer_for(config, tmp_path / "before").method.state_dict()
+    outcome, run, _ = train(config, tmp_path / "run")
+    assert outcome.reason == "finished" and outcome.step == 3 * len(config.training.stages)
+    checkpoint = run.load_checkpoint(print)
+    assert checkpoint is not None
+    for player in {key.split(".")[1] for key in before if key.startswith("players.")}:
+        weights = {k: v for k, v in before.items() if k.startswith(f"players.{player}.") and v.is_floating_point()}
+        assert any(not torch.equal(v, checkpoint.model[f"method.{k}"]) for k, v in weights.items()), player
+    assert build_for_inference(load_weights(run.path))
+
+
 @pytest.fixture(scope="module")
 def tokenizers(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Two runs of VQGAN, on A and on B with half the codes."""
