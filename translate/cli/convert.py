@@ -38,6 +38,21 @@ class Format(str, Enum):
     bmp = "bmp"
 
 
+# What `convert` and `sample` ask alike of models that draw tokens; None leaves the model's own setting.
+TopK = Annotated[
+    int | None, typer.Option(min=1, help="Draw from the so many most probable tokens.", show_default="its own")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Draw from the fewest tokens of this probability.", show_default="its own"),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")]
+ChoiceTemperature = Annotated[
+    float | None,
+    typer.Option(min=0, help="Of masked decoding: how freely tokens are kept.", show_default="its own"),
+]
+
+
 def convert(
     weights: Annotated[Path, typer.Argument(metavar="RUN_OR_WEIGHTS", help="A run folder or a .safetensors file.")],
     inputs: Annotated[str, typer.Argument(metavar="IN", help="A file, a folder (with all below it) or a glob.")],
@@ -91,20 +106,10 @@ def convert(
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Of its draws; 0: the most probable tokens.", show_default="its own")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="Draw from the so many most probable tokens.", show_default="its own")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Draw from the fewest tokens of this probability.", show_default="its own"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
-    ] = None,
-    choice_temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="Of masked decoding: how freely tokens are kept.", show_default="its own"),
-    ] = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    steps: Steps = None,
+    choice_temperature: ChoiceTemperature = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also x.uncertainty.png: white where its tokens were in doubt.")
     ] = False,

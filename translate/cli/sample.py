@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from translate.cli.console import progress, say
-from translate.cli.convert import Precision, sampling_settings
+from translate.cli.convert import ChoiceTemperature, Precision, Steps, TopK, TopP, sampling_settings
 from translate.errors import UserError
 
 
@@ -25,20 +25,10 @@ def sample(
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Of a token prior; 0: the most probable tokens.", show_default="its own")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="Draw from the so many most probable tokens.", show_default="its own")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Draw from the fewest tokens of this probability.", show_default="its own"),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of masked decoding; 8 to 16.", show_default="its own")
-    ] = None,
-    choice_temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="Of masked decoding: how freely tokens are kept.", show_default="its own"),
-    ] = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    steps: Steps = None,
+    choice_temperature: ChoiceTemperature = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="WxH", help="Of a token prior's images, such as 512x256.", show_default="as trained"),
